@@ -1,0 +1,94 @@
+// Package event defines the facts that a launcher reports: one stream of typed
+// events and one Report of the present state. Logs, status, metrics and hooks
+// all show these and nothing else, so the JSON of these types is a contract:
+// fields may be added, none changes its meaning. The package imports nothing of
+// ours and never formats for people beyond Event.Message.
+package event
+
+import "time"
+
+// Kind names a past fact.
+type Kind string
+
+// The kinds, in the order of a generation's life.
+const (
+	ListenerOpened Kind = "listener-opened" // Listener, Mode, Reason (why shared)
+	ListenerClosed Kind = "listener-closed"
+	Requested      Kind = "reload-requested"
+	Superseded     Kind = "superseded" // a later reload took the place of a remembered one
+	Refused        Kind = "refused"    // config, release or a new listener is unfit; nothing was started
+	Starting       Kind = "starting"   // a generation's workers are being started
+	Started        Kind = "started"    // a worker's target was executed: PID
+	Ready          Kind = "ready"      // a worker is ready: Reason says by what
+	Serving        Kind = "serving"    // a generation receives new connections from this instant
+	Standby        Kind = "standby"    // a generation stands by during the bake
+	RolledBack     Kind = "rolledback" // a newcomer failed: Reason, Tail
+	Draining       Kind = "draining"   // a generation receives nothing new
+	Signalled      Kind = "signalled"  // a worker got its drain signal
+	Killed         Kind = "killed"     // a worker got KILL: Reason
+	Crashed        Kind = "crashed"    // a worker was lost without being asked to end: Reason, Tail
+	Restarting     Kind = "restarting" // its successor starts after Delay
+	Emptying       Kind = "emptying"   // a slot without a worker has connections queued; a worker is started to serve them
+	Abandoned      Kind = "abandoned"  // such a slot could not be emptied: these connections are lost
+	Exited         Kind = "exited"     // a worker that was asked to end has ended
+	Gone           Kind = "gone"       // nothing of a generation is left
+	Finding        Kind = "finding"    // something was wrong with a listener's sockets and was put right
+	Status         Kind = "status"     // a worker described itself (STATUS=)
+	Stopping       Kind = "stopping"   // the launcher ends
+	Stopped        Kind = "stopped"    // the launcher has ended
+)
+
+// Event is one past fact.
+type Event struct {
+	Time       time.Time     `json:"time"`
+	Kind       Kind          `json:"event"`
+	Message    string        `json:"message"`              // one sentence for people
+	Generation int           `json:"generation,omitempty"` // from 1
+	Worker     int           `json:"worker,omitempty"`     // serial number of the worker, never reused
+	Slot       int           `json:"slot,omitempty"`
+	PID        int           `json:"pid,omitempty"`
+	Listener   string        `json:"listener,omitempty"` // name of the listener
+	Address    string        `json:"address,omitempty"`  // canonical address of the listener
+	Mode       string        `json:"mode,omitempty"`     // "steered" or "shared"
+	Reason     string        `json:"reason,omitempty"`
+	Delay      time.Duration `json:"delay,omitempty"` // nanoseconds
+	Tail       []string      `json:"tail,omitempty"`  // the last lines that a failed worker printed
+}
+
+// Report is the present state of one launcher.
+type Report struct {
+	Name        string       `json:"name"`
+	PID         int          `json:"pid"`
+	Stopping    bool         `json:"stopping,omitempty"`
+	Listeners   []Listener   `json:"listeners"`
+	Generations []Generation `json:"generations"`
+	Verdict     string       `json:"verdict,omitempty"` // of the last reload
+}
+
+// Listener is one configured address.
+type Listener struct {
+	Name    string `json:"name"`
+	Address string `json:"address"`
+	Mode    string `json:"mode"`
+	Reason  string `json:"reason,omitempty"` // why shared
+}
+
+// Generation is one start of a release.
+type Generation struct {
+	Number  int      `json:"number"`
+	Phase   string   `json:"phase"`
+	Path    string   `json:"path,omitempty"` // the executable
+	Workers []Worker `json:"workers"`
+}
+
+// Worker is one process of a generation.
+type Worker struct {
+	Serial   int       `json:"serial"`
+	Index    int       `json:"index"`
+	Slot     int       `json:"slot"`
+	State    string    `json:"state"`
+	PID      int       `json:"pid,omitempty"`
+	Started  time.Time `json:"started,omitzero"`
+	Restarts int       `json:"restarts,omitempty"` // since it was last up for reset_after
+	Status   string    `json:"status,omitempty"`   // in its own words
+}
