@@ -1,0 +1,156 @@
+// Package config turns the text of a configuration file, a profile of it and
+// the command line's flags into a Config that is complete and valid.
+//
+// The invariant: a Config that Parse returned has every default filled in, every
+// relative path made absolute, and nothing in it that the launcher does not act
+// on; a key that is not known, or would have no effect, is an error with its
+// place in the file. Several errors are reported together.
+//
+// The package never looks at the machine beyond reading the one file it is given:
+// whether an address can be bound, a command found or a user looked up is for
+// the launcher to say. It knows nothing of the engine.
+package config
+
+import (
+	"io/fs"
+	"syscall"
+	"time"
+)
+
+// Config is one application: a command, its listeners, and how it is swapped.
+//
+// The toml tags are the keys of the file; fields without one are not keys.
+type Config struct {
+	// Name is the application's. Never empty after Parse: where neither file nor
+	// flag gives one it is the base name of Command.Exec[0].
+	Name    string     `toml:"name"`
+	Command Command    `toml:"command"`
+	Listen  []Listener `toml:"listen"` // at least one
+	Handoff Handoff    `toml:"handoff"`
+	Restart Restart    `toml:"restart"`
+	Log     Log        `toml:"log"`
+
+	File     string   // absolute path of the file read; "" when flags gave everything
+	Profile  string   // the profile that was chosen; "" for none
+	Profiles []string // the names of all profiles in the file, sorted
+}
+
+// Command is what to run, and as whom.
+type Command struct {
+	// Exec is the program and its arguments; never empty. Exec[0] is an absolute
+	// path, or a bare name for $PATH.
+	Exec []string `toml:"exec"`
+	// Directory is absolute, or "": the directory the launcher was started in.
+	Directory string `toml:"directory"`
+	User      string `toml:"user"`  // name or number; "": the launcher's
+	Group     string `toml:"group"` // name or number; "": the user's own, or the launcher's
+	// Env lies over the launcher's environment and over EnvFile.
+	Env map[string]string `toml:"env"`
+	// EnvFile are absolute paths, read in this order at each swap; one that
+	// begins with '-' may be missing.
+	EnvFile []string `toml:"env_file"`
+	Umask   *int     `toml:"umask"` // nil: the launcher's
+	// Limits are resource limits by their setrlimit(2) name in lower case without
+	// RLIMIT_: "65536", "1024:65536" (soft:hard) or "unlimited".
+	Limits map[string]string `toml:"limits"`
+}
+
+// Listener is one configured address.
+type Listener struct {
+	// Name is what the worker sees in LISTEN_FDNAMES; unique; never empty after
+	// Parse: listeners without a name are called listen-1, listen-2 ... in order.
+	Name    string `toml:"name"`
+	Address string `toml:"address"` // as written; socket.ParseAddress reads it
+	Backlog int    `toml:"backlog"`
+	// Mode and Owner are for unix sockets only. 0: as the umask leaves it.
+	Mode     fs.FileMode `toml:"mode"`
+	Owner    string      `toml:"owner"` // "user", "user:group" or ":group"; UserGroup splits it
+	Steering Steering    `toml:"steering"`
+}
+
+// Handoff is how one generation follows another.
+type Handoff struct {
+	Ready        Ready         `toml:"ready"`
+	ReadyDelay   time.Duration `toml:"ready_delay"`   // positive exactly when Ready is ReadyDelay
+	ReadyTimeout time.Duration `toml:"ready_timeout"` // positive
+	Bake         time.Duration `toml:"bake"`
+	DrainDelay   time.Duration `toml:"drain_delay"`
+	DrainIdle    time.Duration `toml:"drain_idle"`
+	// HandshakeWait bounds the wait for handshakes half open at the switch.
+	HandshakeWait time.Duration `toml:"handshake_wait"`
+	DrainTimeout  time.Duration `toml:"drain_timeout"` // positive
+	// DrainSignals has one name, in capitals without SIG; DrainSignal is its number.
+	DrainSignals []string `toml:"drain_signals"`
+	MaxDraining  int      `toml:"max_draining"` // at least 1
+}
+
+// Restart is how a worker that died by itself comes back.
+type Restart struct {
+	BackoffMin time.Duration `toml:"backoff_min"` // positive
+	BackoffMax time.Duration `toml:"backoff_max"` // at least BackoffMin
+	ResetAfter time.Duration `toml:"reset_after"`
+}
+
+// Log is the launcher's own log, on standard error.
+type Log struct {
+	Format string `toml:"format"` // auto, text or json
+	Level  string `toml:"level"`  // debug, info, warn or error
+}
+
+// Ready names how a worker is known to be ready.
+type Ready string
+
+// The ways of being ready.
+const (
+	ReadyAuto   Ready = "auto"   // the message where one is sure to come, else the proof of acceptance
+	ReadyNotify Ready = "notify" // READY=1 on NOTIFY_SOCKET
+	ReadyAccept Ready = "accept" // it accepts connections on its slots
+	ReadyDelay  Ready = "delay"  // Handoff.ReadyDelay has passed and it still runs
+)
+
+// Steering says whether a listener may have a slot per worker.
+type Steering string
+
+// The kinds of steering.
+const (
+	SteeringAuto Steering = "auto" // slots where the kernel allows them, else one shared socket
+	SteeringOff  Steering = "off"  // one shared socket
+)
+
+// Default returns a Config with every default and nothing that has none: no
+// name, no command, no listener. It is not valid by itself.
+func Default() *Config {
+	return &Config{
+		Handoff: Handoff{
+			Ready:         ReadyAuto,
+			ReadyTimeout:  30 * time.Second,
+			DrainDelay:    time.Second,
+			HandshakeWait: 3 * time.Second,
+			DrainTimeout:  30 * time.Second,
+			DrainSignals:  []string{"TERM"},
+			MaxDraining:   8,
+		},
+		Restart: Restart{
+			BackoffMin: 100 * time.Millisecond,
+			BackoffMax: 30 * time.Second,
+			ResetAfter: 10 * time.Second,
+		},
+		Log: Log{Format: "auto", Level: "info"},
+	}
+}
+
+// DefaultListener returns the defaults of one [[listen]].
+func DefaultListener() Listener {
+	return Listener{Backlog: 4096, Steering: SteeringAuto}
+}
+
+// DrainSignal returns the signal that Handoff.DrainSignals names; SIGTERM when
+// the list is empty or names nothing that can be sent (Parse refuses both).
+func (h Handoff) DrainSignal() syscall.Signal {
+	if len(h.DrainSignals) > 0 {
+		if sig, ok := signalByName(h.DrainSignals[0]); ok {
+			return sig
+		}
+	}
+	return syscall.SIGTERM
+}
