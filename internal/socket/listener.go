@@ -1,0 +1,181 @@
+// Package socket owns the listening sockets: it makes them, keeps one per slot,
+// and steers new connections among the slots. It is the only package that
+// makes socket system calls.
+//
+// The invariant: after Steer has returned, a new connection reaches a slot of
+// the table given to it and no other, whatever the workers do to the sockets
+// they hold; where that cannot be had the listener says so (Mode, Reason), and
+// where it was lost and won back, a Finding says what it cost.
+//
+// The package knows slots by number and nothing of workers or generations. It
+// never touches the data path, never accepts a connection it did not make
+// itself, and never closes a slot while its Listener lives, because closing a
+// slot resets what is queued on it.
+package socket
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"net/netip"
+)
+
+// DefaultBacklog is the accept queue asked for when Options.Backlog is 0; the
+// kernel cuts it to net.core.somaxconn.
+const DefaultBacklog = 4096
+
+// Options are what a configuration may say about a listener beyond its address.
+type Options struct {
+	Name    string      // what the worker and the log call it; "" is the address
+	Backlog int         // length of each slot's accept queue; 0 is DefaultBacklog
+	Mode    fs.FileMode // unix: permissions of the path; 0 is 0666 less the umask
+	UID     int         // unix: owner of the path; -1 leaves it
+	GID     int         // unix: group of the path; -1 leaves it
+	Shared  bool        // no steering: all slots are one socket
+	Log     *slog.Logger
+}
+
+// backlog is the length to ask listen(2) for.
+func (o Options) backlog() int {
+	if o.Backlog > 0 {
+		return o.Backlog
+	}
+	return DefaultBacklog
+}
+
+// logger is the log, or one that discards when none was given.
+func (o Options) logger() *slog.Logger {
+	if o.Log != nil {
+		return o.Log
+	}
+	return slog.New(slog.DiscardHandler)
+}
+
+// Mode tells how a listener's slots relate to each other.
+type Mode string
+
+const (
+	Steered Mode = "steered" // a socket for each slot; Steer chooses among them
+	Shared  Mode = "shared"  // one socket for all slots; Steer changes nothing
+)
+
+// Share is one slot's part of the new connections: Weight out of the sum of
+// all weights in the table. A weight is at least 1.
+type Share struct {
+	Slot   int
+	Weight int
+}
+
+// Pending is what waits on a slot and no worker has taken yet.
+type Pending struct {
+	Queued int // connections in the accept queue; for udp, bytes unread (with the kernel's overhead)
+}
+
+// Handshake identifies one half-open connection by its two ends.
+type Handshake struct {
+	Local, Remote netip.AddrPort
+}
+
+// Handshakes is a set of half-open connections, as HalfOpen found them. Callers
+// only count it and give it back to Remaining.
+type Handshakes map[Handshake]struct{}
+
+// FindingKind tells what a Listener found out about its sockets.
+type FindingKind string
+
+const (
+	// Broken: the slot's socket no longer listens in the group (it was shut
+	// down or disconnected). The slot already has a fresh socket; the worker
+	// that holds the old one receives nothing any more and must be replaced.
+	Broken FindingKind = "broken"
+	// Stranger: a socket that is not ours listens on the port.
+	Stranger FindingKind = "stranger"
+	// StrangerGone: a socket reported as Stranger no longer does.
+	StrangerGone FindingKind = "stranger-gone"
+	// Reasserted: something a worker had undone (SO_REUSEPORT, the backlog, the
+	// order of the group) was put right; nothing need be replaced.
+	Reasserted FindingKind = "reasserted"
+	// Unlinked: the path of a unix socket had gone and was put back.
+	Unlinked FindingKind = "unlinked"
+)
+
+// Finding is one fact a Listener found out by itself.
+type Finding struct {
+	Listener string // name of the listener
+	Kind     FindingKind
+	Slot     int // the slot concerned, or -1
+	Detail   string
+}
+
+// ErrNoProof is returned by Probe where the kernel gives no sign of acceptance.
+var ErrNoProof = errors.New("no proof of acceptance for this kind of socket")
+
+// ErrNoSlot is returned for a slot that was not reserved.
+var ErrNoSlot = errors.New("no such slot")
+
+// ErrClosed is returned by every method after Close.
+var ErrClosed = errors.New("listener closed")
+
+// Listener is one configured address and all its slots. Slot 0 exists from the
+// start and receives everything until the first Steer, so that connections
+// which arrive before the first worker is ready wait in its queue. All methods
+// are safe for concurrent use.
+type Listener interface {
+	// Name is Options.Name, or the address where that was empty.
+	Name() string
+	// Address is what is listened on, with the port filled in where 0 was asked.
+	Address() Address
+	// Mode tells whether Steer has any effect.
+	Mode() Mode
+	// Reason tells in a phrase why Mode is Shared; "" when steered.
+	Reason() string
+	// Apply takes over the backlog, mode and owner that a reload changed.
+	Apply(Options) error
+	// Reserve makes slot exist, with its guard. Repeating it does nothing.
+	Reserve(slot int) error
+	// FD is the slot's descriptor, to be duplicated into a worker. It belongs to
+	// the Listener (never close it), is close-on-exec, and its number stays the
+	// same for as long as the Listener lives, also when the socket behind it
+	// breaks and is replaced. When steered, O_NONBLOCK is set at each call; in
+	// shared mode it is left as the workers have it.
+	FD(slot int) (int, error)
+	// Inode is the socket's number as /proc/PID/fd and sock_diag show it. It
+	// changes when a broken socket is replaced.
+	Inode(slot int) (uint64, error)
+	// Steer sends every connection that begins after it returns to the slots of
+	// table (at least one), by their weights. The slots must be reserved.
+	Steer(table []Share) error
+	// Maintain compares the sockets with what they should be and puts right
+	// what is not. It is cheap; call it each second, after a worker has become
+	// ready, and when one exits. Steer does it by itself.
+	Maintain() error
+	// Findings delivers what was found out, by Maintain or by the watch. Facts
+	// of the same kind and slot may be merged when nobody reads, but none is
+	// lost. Closed by Close.
+	Findings() <-chan Finding
+	// Pending is what waits unaccepted on the slot.
+	Pending(slot int) (Pending, error)
+	// HalfOpen is the set of handshakes on the port that have begun and not
+	// ended; each belongs to the slot chosen at its first packet. Empty for unix
+	// and udp.
+	HalfOpen() (Handshakes, error)
+	// Remaining counts which of those are still half open.
+	Remaining(Handshakes) (int, error)
+	// Connections counts the accepted connections of the listener whose socket
+	// inode owner claims. Always 0 for udp.
+	Connections(owner func(inode uint64) bool) (int, error)
+	// Probe returns nil once a connection of its own has been accepted on slot,
+	// and ctx's error when none was in time. In shared mode the acceptance
+	// counts only if owner claims the accepted socket's inode; when steered
+	// owner may be nil. For udp it returns ErrNoProof.
+	Probe(ctx context.Context, slot int, owner func(inode uint64) bool) error
+	// Refuse makes slot ignore new connections while what it has queued can
+	// still be accepted: the last step before Close at a full stop. A client
+	// ignored repeats its SYN, and is refused once the slot is closed. There is
+	// no way back.
+	Refuse(slot int) error
+	// Close closes every slot, closes Findings, and removes a unix socket's path.
+	// Duplicates in workers' hands live on.
+	Close() error
+}
