@@ -1,0 +1,86 @@
+package machine
+
+import "time"
+
+// Event is a past fact, told to Step.
+type Event interface{ isEvent() }
+
+type (
+	// Reload asks for a new generation; the first one too.
+	Reload struct{ Request Request }
+	// Prepared answers Prepare: the release is resolved and its listeners are bound.
+	Prepared struct {
+		Gen    Generation
+		Policy Policy
+	}
+	// Refused answers Prepare: configuration, release or a listener is unfit.
+	Refused struct {
+		Gen    Generation
+		Reason string
+	}
+	// Unstartable answers Start: the target could not be executed.
+	Unstartable struct {
+		Worker Worker
+		Reason string
+	}
+	// Exited says that a worker's process has ended and was reaped.
+	Exited struct {
+		Worker Worker
+		Reason string
+	}
+	// BecameReady says that a worker said, or was proved, to be ready.
+	BecameReady struct{ Worker Worker }
+	// Probed answers Probe; an empty Failure is success.
+	Probed struct {
+		Worker  Worker
+		Failure string
+	}
+	// Extended says that a worker asked for more time, from now, for what it is
+	// doing: to get ready, or to end.
+	Extended struct {
+		Worker Worker
+		By     time.Duration
+	}
+	// Left says that a living worker does not serve its slot any more: it
+	// closed the socket, or announced that it is stopping.
+	Left struct {
+		Worker Worker
+		Reason string
+	}
+	// Broken says that a slot has a fresh socket because the old one left its
+	// group; a worker that holds the slot cannot reach the fresh one.
+	Broken struct {
+		Slot   Slot
+		Reason string
+	}
+	// Quiet ends a Watch: the handshakes that were half open when it began are
+	// gone (or were waited for long enough) and the slot's queue is empty.
+	Quiet struct{ Slot Slot }
+	// Stranded says, at most once a Watch, that a watched slot has connections queued.
+	Stranded struct{ Slot Slot }
+	// Idle ends a WatchIdle: the worker has no connection left.
+	Idle struct{ Worker Worker }
+	// Fired says that a timer's time has come.
+	Fired struct{ Timer Timer }
+	// Stop asks for a graceful end of everything.
+	Stop struct{}
+	// End asks for the end of everything now.
+	End struct{}
+)
+
+func (Reload) isEvent()      {}
+func (Prepared) isEvent()    {}
+func (Refused) isEvent()     {}
+func (Unstartable) isEvent() {}
+func (Exited) isEvent()      {}
+func (BecameReady) isEvent() {}
+func (Probed) isEvent()      {}
+func (Extended) isEvent()    {}
+func (Left) isEvent()        {}
+func (Broken) isEvent()      {}
+func (Quiet) isEvent()       {}
+func (Stranded) isEvent()    {}
+func (Idle) isEvent()        {}
+func (Fired) isEvent()       {}
+func (Stop) isEvent()        {}
+func (End) isEvent()         {}

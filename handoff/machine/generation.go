@@ -1,0 +1,237 @@
+package machine
+
+import "slices"
+
+// reload begins a generation, or remembers the request while another starts:
+// one is remembered, the latest wins.
+func (m *Machine) reload(r Request) {
+	switch {
+	case m.stopping:
+		m.do(Verdict{r, 0, Stopped, "the launcher is stopping"})
+	case m.newcomer() != nil:
+		m.supersede(Superseded, "a later reload took its place")
+		m.pending = &r
+	default:
+		m.begin(r)
+	}
+}
+
+// supersede gives the remembered reload, if any, its verdict.
+func (m *Machine) supersede(o Outcome, reason string) {
+	if m.pending != nil {
+		m.do(Verdict{*m.pending, 0, o, reason})
+		m.pending = nil
+	}
+}
+
+func (m *Machine) begin(r Request) {
+	m.lastGen++
+	m.gens = append(m.gens, &generation{
+		number: m.lastGen, request: r, phase: Preparing, restarts: make(map[int]int),
+	})
+	m.do(Prepare{m.lastGen})
+}
+
+func (m *Machine) prepared(e Prepared) {
+	g := m.gen(e.Gen)
+	if g == nil {
+		m.do(Forget{e.Gen}) // dropped by a stop while it was prepared
+		return
+	}
+	g.policy, g.phase = e.Policy, Starting
+	m.note(NoteStarting, g, nil, "")
+	for i := range e.Policy.Workers {
+		m.start(m.hire(g, i, Member, m.freeSlot()))
+	}
+}
+
+func (m *Machine) refused(e Refused) {
+	g := m.gen(e.Gen)
+	if g == nil {
+		return
+	}
+	m.judge(g, Unfit, e.Reason)
+	m.drop(g)
+	m.giveUp(e.Reason)
+}
+
+// drop removes a generation that has no worker yet.
+func (m *Machine) drop(g *generation) {
+	m.gens = slices.DeleteFunc(m.gens, func(x *generation) bool { return x == g })
+}
+
+// giveUp stops the launcher when nothing serves, nor might.
+func (m *Machine) giveUp(reason string) {
+	if m.in(Serving) == nil && m.newcomer() == nil && m.pending == nil && !m.stopping {
+		m.stopping, m.failure = true, reason
+	}
+}
+
+func (m *Machine) judge(g *generation, o Outcome, reason string) {
+	if !g.judged {
+		g.judged = true
+		m.do(Verdict{g.request, g.number, o, reason})
+	}
+}
+
+// promote lets a newcomer serve: its workers have all proved themselves.
+func (m *Machine) promote(g *generation) {
+	old, standby := m.in(Serving), m.in(Standby)
+	if old != nil {
+		m.cancel(timerKey{kind: TimerBake, gen: old.number})
+		old.phase = Standby // for as long as it takes to say where it goes
+	}
+	g.phase, g.served = Serving, true
+	m.note(NoteServing, g, nil, "")
+	m.steer()
+	m.judge(g, Swapped, "")
+	if standby != nil {
+		m.drain(standby)
+	}
+	if old != nil {
+		m.retire(old, g)
+	}
+	m.serveStranded()
+}
+
+// retire makes the generation that served stand by, or drains it.
+func (m *Machine) retire(old, g *generation) {
+	for _, w := range slices.Clone(old.workers) {
+		if w.state == Waiting { // no process: nothing that could stand by
+			m.vacate(w)
+		}
+	}
+	if g.policy.Bake <= 0 || len(old.workers) == 0 {
+		m.drain(old)
+		return
+	}
+	m.note(NoteStandby, old, nil, "")
+	m.set(TimerBake, g, nil, g.policy.Bake)
+}
+
+// rollback ends a generation that has not proved itself: a newcomer, or the one
+// that serves while another stands by.
+func (m *Machine) rollback(g *generation, reason string) {
+	m.note(NoteRolledBack, g, nil, reason)
+	if g.phase == Starting {
+		m.judge(g, RolledBack, reason)
+		g.phase = Draining
+		for _, w := range slices.Clone(g.workers) {
+			m.signal(w) // it never served: there is nothing to wait for
+		}
+		m.giveUp(reason)
+		return
+	}
+	s := m.in(Standby)
+	m.cancel(timerKey{kind: TimerBake, gen: g.number})
+	g.phase, s.phase = Draining, Serving
+	m.note(NoteServing, s, nil, "rollback")
+	m.steer()
+	m.drain(g)
+	m.fill(s)
+}
+
+// fill starts the members that a generation lost while it stood by.
+func (m *Machine) fill(g *generation) {
+	for i := range g.policy.Workers {
+		if !slices.ContainsFunc(g.workers, func(w *worker) bool { return w.role == Member && w.index == i && w.slot != none }) {
+			m.start(m.hire(g, i, Member, m.freeSlot()))
+		}
+	}
+}
+
+// drain ends a generation that may have connections: nothing new reaches it.
+func (m *Machine) drain(g *generation) {
+	g.phase = Draining
+	m.note(NoteDraining, g, nil, "")
+	for _, w := range slices.Clone(g.workers) {
+		m.drainWorker(w)
+	}
+}
+
+// capDraining kills the oldest draining generations beyond the cap.
+func (m *Machine) capDraining() {
+	g := m.in(Serving)
+	if g == nil || g.policy.MaxDraining <= 0 {
+		return
+	}
+	n := 0
+	for _, d := range slices.Backward(m.gens) {
+		if d.phase != Draining || len(d.workers) == 0 {
+			continue
+		}
+		if n++; n <= g.policy.MaxDraining {
+			continue
+		}
+		for _, w := range d.workers {
+			if w.state != Killed {
+				m.note(NoteLate, d, w, "more generations drain than max_draining allows")
+				m.kill(w)
+			}
+		}
+	}
+}
+
+// stop ends everything gracefully: new connections are refused, what was
+// accepted or queued is served.
+func (m *Machine) stop() {
+	if m.stopping {
+		return
+	}
+	m.beginStop()
+	for _, g := range slices.Clone(m.gens) {
+		switch g.phase {
+		case Starting:
+			m.judge(g, Stopped, "the launcher is stopping")
+			g.phase = Draining
+			for _, w := range slices.Clone(g.workers) {
+				m.signal(w) // it never served: there is nothing to wait for
+			}
+		case Serving:
+			for _, s := range m.table {
+				m.do(Refuse{s.Slot})
+			}
+			m.drain(g)
+		case Standby:
+			m.drain(g)
+		}
+	}
+}
+
+// beginStop is what a graceful and an immediate end have in common.
+func (m *Machine) beginStop() {
+	m.stopping = true
+	m.do(Note{Kind: NoteStopping})
+	m.supersede(Stopped, "the launcher is stopping")
+	if g := m.in(Preparing); g != nil {
+		m.judge(g, Stopped, "the launcher is stopping")
+		m.drop(g)
+	}
+	for _, g := range m.gens {
+		m.cancel(timerKey{kind: TimerBake, gen: g.number})
+	}
+}
+
+// end kills every process; what is queued is lost.
+func (m *Machine) end() {
+	if !m.stopping {
+		m.beginStop()
+	}
+	m.ended = true
+	for _, g := range m.gens {
+		m.judge(g, Stopped, "the launcher is stopping")
+		g.phase = Draining
+		for _, w := range slices.Clone(g.workers) {
+			if w.state == Waiting {
+				m.vacate(w)
+			} else if w.state != Killed {
+				m.kill(w)
+			}
+		}
+	}
+	for i := range m.slots {
+		if m.slots[i].holder == nil {
+			m.slots[i] = slot{}
+		}
+	}
+}

@@ -1,0 +1,128 @@
+package machine
+
+import "slices"
+
+// freeSlot returns the lowest slot that nobody holds and that is known to be
+// empty, so that a newcomer is the only one on it.
+func (m *Machine) freeSlot() Slot {
+	for i, s := range m.slots {
+		if s.holder == nil && s.owner == nil {
+			return Slot(i)
+		}
+	}
+	m.slots = append(m.slots, slot{})
+	return Slot(len(m.slots) - 1)
+}
+
+func (m *Machine) hold(s Slot, w *worker) {
+	m.slots[s].holder = w
+	m.slots[s].stranded = false
+	if m.slots[s].owner == nil {
+		m.slots[s].owner = w.gen
+	}
+}
+
+// owns says whether the generation's release may still be needed for a slot.
+func (m *Machine) owns(g *generation) bool {
+	return slices.ContainsFunc(m.slots, func(s slot) bool { return s.owner == g })
+}
+
+// orphan watches a slot that has lost its worker until it is empty.
+func (m *Machine) orphan(s Slot) {
+	switch {
+	case s == none:
+	case m.ended:
+		m.slots[s] = slot{}
+	default:
+		m.do(Watch{s})
+	}
+}
+
+// release takes the slot from a living worker.
+func (m *Machine) release(w *worker) {
+	s := w.slot
+	if s != none {
+		m.slots[s].holder = nil
+		w.slot = none
+	}
+	m.orphan(s)
+}
+
+// broken handles a slot whose socket is fresh: whoever holds it cannot reach it.
+func (m *Machine) broken(e Broken) {
+	if int(e.Slot) >= len(m.slots) {
+		return
+	}
+	if w := m.slots[e.Slot].holder; w != nil {
+		m.left(w, e.Reason)
+	}
+}
+
+// quieted ends a watch: an orphan is free again, a draining worker goes on, an
+// emptier has done its work.
+func (m *Machine) quieted(s Slot) {
+	if int(s) >= len(m.slots) {
+		return
+	}
+	w := m.slots[s].holder
+	switch {
+	case w == nil:
+		m.slots[s] = slot{}
+	case w.state == Quieting:
+		w.quiet = true
+		m.advance(w)
+	case w.role == Emptier && w.state == Waiting:
+		m.leave(w)
+		m.slots[s] = slot{}
+	case w.role == Emptier && (w.state == Coming || w.state == Ready):
+		m.cancelAll(w)
+		w.quiet, w.delayed = true, true
+		m.advance(w)
+	}
+}
+
+// strandedAt starts a worker for a slot that has connections queued and nobody
+// to serve them: of the release that serves, else of the slot's own.
+func (m *Machine) strandedAt(s Slot) {
+	if int(s) >= len(m.slots) || m.slots[s].holder != nil || m.slots[s].owner == nil {
+		return
+	}
+	g := m.in(Serving)
+	if g == nil && !m.stopping {
+		m.slots[s].stranded = true // until somebody serves
+		return
+	}
+	if g == nil {
+		g = m.slots[s].owner
+	}
+	if !g.served {
+		m.abandon(s, g)
+		return
+	}
+	w := m.hire(g, emptierIndex(s), Emptier, s)
+	m.note(NoteEmptying, g, w, "")
+	m.start(w)
+}
+
+// emptierTries is how often, during a stop, a worker is started for a slot
+// whose emptier crashes.
+const emptierTries = 3
+
+// abandon gives a slot up although connections are queued on it.
+func (m *Machine) abandon(s Slot, g *generation) {
+	m.do(Note{Kind: NoteAbandoned, Gen: g.number, Slot: s, Reason: "no worker could be brought to serve it"})
+	m.slots[s] = slot{}
+}
+
+// serveStranded starts workers for the slots that waited for one to serve.
+func (m *Machine) serveStranded() {
+	for i := range m.slots {
+		if m.slots[i].stranded {
+			m.strandedAt(Slot(i))
+		}
+	}
+}
+
+// emptierIndex keeps an emptier's restarts apart from the members' and from
+// those of other slots.
+func emptierIndex(s Slot) int { return -1 - int(s) }

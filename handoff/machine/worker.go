@@ -1,0 +1,248 @@
+package machine
+
+import (
+	"slices"
+	"time"
+)
+
+// hire makes a worker and gives it the slot; start starts it.
+func (m *Machine) hire(g *generation, index int, r Role, s Slot) *worker {
+	m.lastWork++
+	w := &worker{id: m.lastWork, gen: g, index: index, role: r, slot: s, state: Waiting}
+	g.workers = append(g.workers, w)
+	m.hold(s, w)
+	return w
+}
+
+func (m *Machine) start(w *worker) {
+	w.state = Coming
+	m.do(Start{w.id, w.gen.number, w.index, w.slot, w.role})
+	m.set(TimerReady, nil, w, w.gen.policy.ReadyTimeout)
+}
+
+func (m *Machine) becameReady(w *worker) {
+	if w.state != Coming {
+		return
+	}
+	if w.gen.policy.Probe && w.role == Member {
+		w.state = Probing
+		m.do(Probe{w.id})
+		return
+	}
+	m.approve(w)
+}
+
+func (m *Machine) probed(w *worker, failure string) {
+	switch {
+	case w.state != Probing:
+	case failure != "":
+		m.fail(w, "probe: "+failure)
+	default:
+		m.approve(w)
+	}
+}
+
+// approve takes a worker that proved itself into service.
+func (m *Machine) approve(w *worker) {
+	w.state = Ready
+	m.cancel(timerKey{kind: TimerReady, worker: w.id})
+	m.set(TimerStable, nil, w, w.gen.policy.ResetAfter)
+	if w.gen.phase == Starting && !slices.ContainsFunc(w.gen.workers, func(x *worker) bool { return x.state != Ready }) {
+		m.promote(w.gen)
+	}
+}
+
+// fail handles a worker that is alive and did not get ready: it rolls a
+// newcomer back, elsewhere its successor follows when it is gone.
+func (m *Machine) fail(w *worker, reason string) {
+	if w.gen.phase == Starting {
+		m.rollback(w.gen, reason)
+		return
+	}
+	m.note(NoteLate, w.gen, w, reason)
+	m.cancelAll(w)
+	w.state = Failed
+	m.do(Kill{w.id})
+}
+
+// exited handles the end of a worker's process, asked for or not.
+func (m *Machine) exited(w *worker, reason string) {
+	g := w.gen
+	asked := slices.Contains([]State{Quieting, Idling, Signalled, Killed}, w.state)
+	if asked {
+		m.note(NoteExited, g, w, reason)
+		m.vacate(w)
+		m.loseStandby(g)
+		return
+	}
+	m.note(NoteCrashed, g, w, reason)
+	switch {
+	case w.role == Emptier && m.stopping && g.restarts[w.index] >= emptierTries:
+		m.leave(w)
+		m.abandon(w.slot, g)
+	case w.role == Emptier || g.phase == Serving && m.in(Standby) == nil:
+		m.succeed(w)
+	case g.phase == Standby:
+		m.vacate(w)
+		m.loseStandby(g)
+	default: // a newcomer, or serving while another stands by
+		m.vacate(w)
+		m.rollback(g, reason)
+	}
+}
+
+// succeed puts a new worker in the place of one that was lost, on the same
+// slot, so that what is queued there is served.
+func (m *Machine) succeed(w *worker) {
+	s := w.slot
+	m.leave(w)
+	m.follow(w, s)
+}
+
+// replace starts a successor on the slot of a worker that lives on to finish
+// what it has.
+func (m *Machine) replace(w *worker) {
+	s := w.slot
+	m.slots[s].holder = nil
+	w.slot = none
+	m.follow(w, s)
+	m.drainWorker(w)
+}
+
+// follow starts the successor of w on slot s: the first in a row at once, then
+// after a backoff.
+func (m *Machine) follow(w *worker, s Slot) {
+	g := w.gen
+	n := g.restarts[w.index]
+	g.restarts[w.index]++
+	next := m.hire(g, w.index, w.role, s)
+	m.steer()
+	delay := g.policy.backoff(n)
+	m.do(Note{Kind: NoteRestarting, Gen: g.number, Worker: next.id, Slot: s, Delay: delay})
+	if delay == 0 {
+		m.start(next)
+		return
+	}
+	m.set(TimerRestart, nil, next, delay)
+}
+
+// backoff is the wait before restart n in a row, from 0: none, then BackoffMin
+// doubling to BackoffMax.
+func (p Policy) backoff(n int) time.Duration {
+	if n == 0 {
+		return 0
+	}
+	d := p.BackoffMin
+	for i := 1; i < n && d < p.BackoffMax; i++ {
+		d *= 2
+	}
+	return min(d, p.BackoffMax)
+}
+
+// loseStandby lets go of a standby generation of which nothing is left to go
+// back to.
+func (m *Machine) loseStandby(g *generation) {
+	if g.phase == Standby && len(g.workers) == 0 {
+		m.drain(g)
+	}
+}
+
+// left handles a living worker that cannot, or will not, accept on its slot.
+func (m *Machine) left(w *worker, reason string) {
+	g := w.gen
+	switch w.state {
+	case Waiting, Failed: // no process that could have left, or will: its successor takes the slot
+		return
+	case Quieting, Idling, Signalled, Killed:
+		m.release(w)
+		if w.state == Quieting {
+			w.quiet, w.delayed = true, true
+			m.advance(w)
+		}
+		return
+	}
+	m.note(NoteLeft, g, w, reason)
+	switch {
+	case g.phase == Starting || g.phase == Serving && m.in(Standby) != nil && w.role == Member:
+		if g.phase == Serving {
+			m.release(w)
+		}
+		m.rollback(g, reason)
+	case g.phase == Standby && w.role == Member:
+		m.release(w)
+		m.drainWorker(w)
+	default:
+		m.replace(w)
+	}
+}
+
+// leave takes a worker off its generation, its timers and its slot.
+func (m *Machine) leave(w *worker) {
+	m.cancelAll(w)
+	w.gen.workers = slices.DeleteFunc(w.gen.workers, func(x *worker) bool { return x == w })
+	if w.slot != none {
+		m.slots[w.slot].holder = nil
+	}
+}
+
+// vacate is leave, with the slot watched until it is empty.
+func (m *Machine) vacate(w *worker) {
+	m.leave(w)
+	m.orphan(w.slot)
+}
+
+// drainWorker begins the end of one worker.
+func (m *Machine) drainWorker(w *worker) {
+	switch w.state {
+	case Waiting:
+		m.vacate(w)
+	case Failed:
+		w.state = Killed
+	case Coming, Probing, Ready:
+		m.cancelAll(w)
+		w.state = Quieting
+		w.quiet, w.delayed = w.slot == none, w.slot == none || m.stopping || w.gen.policy.DrainDelay <= 0
+		if !w.quiet {
+			m.do(Watch{w.slot})
+			m.set(TimerQueue, nil, w, w.gen.policy.DrainTimeout+w.gen.policy.DrainDelay)
+		}
+		if !w.delayed {
+			m.set(TimerDelay, nil, w, w.gen.policy.DrainDelay)
+		}
+		m.advance(w)
+	}
+}
+
+// advance goes on with a drain when handshakes, queue and delay are done.
+func (m *Machine) advance(w *worker) {
+	if !w.quiet || !w.delayed {
+		return
+	}
+	m.cancelAll(w)
+	if w.gen.policy.DrainIdle <= 0 {
+		m.signal(w)
+		return
+	}
+	w.state = Idling
+	m.do(WatchIdle{w.id})
+	m.set(TimerIdle, nil, w, w.gen.policy.DrainIdle)
+}
+
+func (m *Machine) idled(w *worker) {
+	if w.state == Idling {
+		m.signal(w)
+	}
+}
+
+func (m *Machine) signal(w *worker) {
+	m.cancelAll(w)
+	w.state = Signalled
+	m.do(Signal{w.id})
+	m.set(TimerKill, nil, w, w.gen.policy.DrainTimeout)
+}
+
+func (m *Machine) kill(w *worker) {
+	m.cancelAll(w)
+	w.state = Killed
+	m.do(Kill{w.id})
+}
