@@ -1,0 +1,447 @@
+package main
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// The house's own tests hold true what no compiler checks: which room may import
+// which, who owns a library, that a package says what it is for, and that the
+// documents point at something. They read sources and never run them.
+
+const module = "baton"
+
+// room is one package and the packages of ours that its code may import. A room
+// that is not in the table fails the test: it gets a row here and one in
+// docs/design.md, or it has no place.
+type room struct {
+	dir string
+	may []string
+}
+
+// What the rooms of the engine stand on. These import nothing of ours but what
+// their own row says.
+var foundations = []string{
+	"handoff/machine", "health", "internal/event",
+	"internal/process", "internal/protocol", "internal/socket",
+}
+
+// What the command line wires together; the engine's inside is not part of it.
+var services = []string{
+	"handoff", "health", "internal/config", "internal/control", "internal/demo", "internal/event",
+	"internal/launcher", "internal/logs", "internal/process", "internal/socket", "internal/systemd",
+	"internal/tui", "internal/upgrade",
+}
+
+var rooms = []room{
+	{".", []string{"internal/cli", "internal/process"}},
+	{"internal/cli", services},
+	{"internal/demo", []string{"handoff", "internal/config", "internal/event", "internal/launcher",
+		"internal/load", "internal/process"}},
+	{"internal/launcher", append([]string{"handoff", "internal/config", "internal/control", "internal/logs",
+		"internal/systemd", "internal/upgrade"}, foundations...)},
+	{"internal/tui", []string{"internal/control", "internal/event"}},
+	{"internal/control", []string{"internal/event"}},
+	{"internal/upgrade", []string{"internal/event", "internal/process", "internal/protocol", "internal/socket"}},
+	{"handoff", foundations},
+	{"handoff/machine", nil},
+	{"health", nil},
+	{"internal/config", nil},
+	{"internal/event", nil},
+	{"internal/load", nil},
+	{"internal/logs", nil},
+	{"internal/process", nil},
+	{"internal/protocol", nil},
+	{"internal/socket", []string{"internal/socket/diag"}},
+	{"internal/socket/diag", nil},
+	{"internal/systemd", nil},
+	{"internal/testkit", []string{"internal/load", "internal/process"}},
+	{"bench", []string{"internal/event", "internal/load"}},
+	{"bench/server", nil},
+}
+
+// Tests may stand on these besides, wherever they live.
+var forTests = []string{"internal/event", "internal/load", "internal/process", "internal/testkit"}
+
+// owners says which rooms may import a module that is not the standard library.
+// The owner "tests" means every test, and no code that is shipped.
+var owners = map[string][]string{
+	"github.com/urfave/cli/v2":          {"internal/cli"},
+	"github.com/BurntSushi/toml":        {"internal/config"},
+	"github.com/cloudflare/tableflip":   {"internal/upgrade", "tests"},
+	"github.com/lmittmann/tint":         {"internal/launcher", "internal/cli"},
+	"github.com/google/renameio/v2":     {"internal/cli", "internal/control", "internal/launcher", "internal/upgrade"},
+	"github.com/mdlayher/netlink":       {"internal/socket", "internal/socket/diag"},
+	"github.com/vishvananda/netlink":    {"internal/socket", "internal/socket/diag", "tests"},
+	"github.com/vishvananda/netns":      {"tests"},
+	"github.com/prometheus/procfs":      {"internal/process", "tests"},
+	"github.com/cenkalti/backoff/v5":    {"handoff"},
+	"golang.org/x/net":                  {"internal/socket", "internal/socket/diag", "tests"},
+	"golang.org/x/sync":                 {"handoff", "internal/launcher", "internal/load", "tests"},
+	"golang.org/x/sys":                  {"internal/socket", "internal/socket/diag", "internal/process", "internal/protocol", "internal/control", "internal/upgrade", "internal/testkit", "bench", "tests"},
+	"github.com/rogpeppe/go-internal":   {"tests"},
+	"github.com/google/go-cmp":          {"tests"},
+	"go.uber.org/goleak":                {"internal/testkit", "tests"},
+	"pgregory.net/rapid":                {"tests"},
+	"github.com/charmbracelet/x/term":   {"internal/tui"},
+	"charm.land/bubbletea/v2":           {"internal/tui"},
+	"charm.land/bubbles/v2":             {"internal/tui"},
+	"charm.land/lipgloss/v2":            {"internal/tui"},
+	"github.com/coreos/go-systemd/v22":  {"internal/systemd"},
+	"github.com/DeRuina/timberjack":     {"internal/logs"},
+	"github.com/fsnotify/fsnotify":      {"internal/logs"},
+	"github.com/elastic/go-seccomp-bpf": {"internal/process"},
+}
+
+// source is one parsed file of the tree, whatever system it is built for.
+type source struct {
+	file  string // from the top, with slashes
+	dir   string
+	test  bool
+	lines int
+	set   *token.FileSet
+	tree  *ast.File
+}
+
+func (s source) at(n ast.Node) string {
+	return s.file + ":" + strconv.Itoa(s.set.Position(n.Pos()).Line)
+}
+
+// files lists what lies in the tree under a suffix; hidden folders (.git) and
+// testdata hold no code or pages of ours.
+func files(t *testing.T, suffix string) []string {
+	t.Helper()
+	var found []string
+	err := filepath.WalkDir(".", func(name string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && name != "." && (strings.HasPrefix(d.Name(), ".") || d.Name() == "testdata"):
+			return filepath.SkipDir
+		case !d.IsDir() && strings.HasSuffix(name, suffix):
+			found = append(found, filepath.ToSlash(name))
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
+// sources parses every Go file of the main module; tools/ and examples/ may hold
+// modules of their own and are skipped where they do.
+func sources(t *testing.T) []source {
+	t.Helper()
+	var all []source
+	for _, name := range files(t, ".go") {
+		if ownModule(path.Dir(name)) {
+			continue
+		}
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		set := token.NewFileSet()
+		tree, err := parser.ParseFile(set, name, text, parser.ParseComments|parser.SkipObjectResolution)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, source{
+			file: name, dir: path.Dir(name), test: strings.HasSuffix(name, "_test.go"),
+			lines: strings.Count(string(text), "\n"), set: set, tree: tree,
+		})
+	}
+	if len(all) == 0 {
+		t.Fatal("no Go file found: the test does not run at the top of the module")
+	}
+	return all
+}
+
+// ownModule reports whether dir, or a folder above it short of the top, has a go.mod.
+func ownModule(dir string) bool {
+	for ; dir != "." && dir != "/"; dir = path.Dir(dir) {
+		if _, err := os.Stat(path.Join(dir, "go.mod")); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+func TestRoomsImportOneWay(t *testing.T) {
+	table := map[string]room{}
+	for _, r := range rooms {
+		table[r.dir] = r
+	}
+	for _, s := range sources(t) {
+		if strings.HasPrefix(s.dir, "examples/") {
+			continue // programs for users: they show targets and import nothing of ours
+		}
+		r, known := table[s.dir]
+		if !known {
+			t.Errorf("%s: the room %s is in no table: give it a row in house_test.go and docs/design.md", s.file, s.dir)
+			continue
+		}
+		for _, spec := range s.tree.Imports {
+			name := importPath(t, spec)
+			ours, inside := strings.CutPrefix(name, module+"/")
+			if !inside || ours == s.dir || slices.Contains(r.may, ours) {
+				continue
+			}
+			if s.test && slices.Contains(forTests, ours) {
+				continue
+			}
+			t.Errorf("%s: %s may not import %s; it may import %v", s.at(spec), s.dir, ours, r.may)
+		}
+	}
+}
+
+func TestRoomsHaveNoCycle(t *testing.T) {
+	may := map[string][]string{}
+	for _, r := range rooms {
+		may[r.dir] = r.may
+	}
+	var walk func(dir string, trail []string)
+	walk = func(dir string, trail []string) {
+		if slices.Contains(trail, dir) {
+			t.Fatalf("the table goes round: %v -> %s", trail, dir)
+		}
+		for _, next := range may[dir] {
+			if _, known := may[next]; !known {
+				t.Errorf("%s may import %s, which has no row of its own", dir, next)
+			}
+			walk(next, append(slices.Clone(trail), dir))
+		}
+	}
+	for _, r := range rooms {
+		walk(r.dir, nil)
+	}
+}
+
+func TestLibrariesHaveOwners(t *testing.T) {
+	for _, s := range sources(t) {
+		for _, spec := range s.tree.Imports {
+			name := importPath(t, spec)
+			first, _, _ := strings.Cut(name, "/")
+			if !strings.Contains(first, ".") { // the standard library, or ours
+				continue
+			}
+			lib, rooms := owner(name)
+			switch {
+			case lib == "":
+				t.Errorf("%s: %s has no owner: name the room that uses it in house_test.go", s.at(spec), name)
+			case slices.Contains(rooms, s.dir), s.test && slices.Contains(rooms, "tests"):
+			default:
+				t.Errorf("%s: %s belongs to %v, not to %s", s.at(spec), lib, rooms, s.dir)
+			}
+		}
+	}
+}
+
+// owner finds the module that name belongs to, or "".
+func owner(name string) (string, []string) {
+	for lib, rooms := range owners {
+		if name == lib || strings.HasPrefix(name, lib+"/") {
+			return lib, rooms
+		}
+	}
+	return "", nil
+}
+
+func importPath(t *testing.T, spec *ast.ImportSpec) string {
+	t.Helper()
+	name, err := strconv.Unquote(spec.Path.Value)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+// The rules stay a reducer: no clock, no I/O, no goroutine, so that a text history
+// replays to the same actions every time.
+func TestRulesArePure(t *testing.T) {
+	allowed := []string{"cmp", "errors", "fmt", "iter", "maps", "math", "slices", "sort", "strconv", "strings", "time"}
+	for _, s := range sources(t) {
+		if s.dir != "handoff/machine" || s.test {
+			continue
+		}
+		for _, spec := range s.tree.Imports {
+			if name := importPath(t, spec); !slices.Contains(allowed, name) {
+				t.Errorf("%s: the rules import %s, which may do I/O or depend on chance", s.at(spec), name)
+			}
+		}
+		ast.Inspect(s.tree, func(n ast.Node) bool {
+			switch n := n.(type) {
+			case *ast.GoStmt, *ast.SelectStmt, *ast.ChanType, *ast.SendStmt:
+				t.Errorf("%s: the rules use a goroutine or a channel", s.at(n))
+			case *ast.SelectorExpr:
+				if selects(n, "time", "Now", "Since", "Until", "Sleep", "After", "AfterFunc", "NewTimer", "NewTicker", "Tick") {
+					t.Errorf("%s: the rules read a clock: time.%s", s.at(n), n.Sel.Name)
+				}
+			}
+			return true
+		})
+	}
+}
+
+func selects(n *ast.SelectorExpr, pkg string, names ...string) bool {
+	id, ok := n.X.(*ast.Ident)
+	return ok && id.Name == pkg && slices.Contains(names, n.Sel.Name)
+}
+
+func TestPackagesSayWhatTheyAreFor(t *testing.T) {
+	docs := map[string]string{}  // of each folder, the longest
+	names := map[string]string{} // of its package
+	for _, s := range sources(t) {
+		if s.test {
+			continue
+		}
+		names[s.dir] = s.tree.Name.Name
+		if doc := s.tree.Doc.Text(); len(doc) > len(docs[s.dir]) {
+			docs[s.dir] = doc
+		}
+	}
+	for dir, name := range names {
+		want := "Package " + name + " "
+		if name == "main" {
+			want = "Command "
+		}
+		if doc := docs[dir]; !strings.HasPrefix(doc, want) {
+			t.Errorf("%s: the package's comment begins %q, not %q", dir, firstLine(doc), want)
+		}
+	}
+}
+
+func firstLine(s string) string {
+	line, _, _ := strings.Cut(s, "\n")
+	return line
+}
+
+// net.Listener's File clears O_NONBLOCK on the description that all generations
+// share (docs/design.md, shared mode), so nothing that is shipped may call it.
+func TestNoListenerIsTurnedIntoAFile(t *testing.T) {
+	for _, s := range sources(t) {
+		if s.test || s.dir != "handoff" && !strings.HasPrefix(s.dir, "internal/") {
+			continue
+		}
+		ast.Inspect(s.tree, func(n ast.Node) bool {
+			if call, ok := n.(*ast.CallExpr); ok && len(call.Args) == 0 {
+				if sel, ok := call.Fun.(*ast.SelectorExpr); ok && sel.Sel.Name == "File" {
+					t.Errorf("%s: .File() changes the listener for every generation", s.at(n))
+				}
+			}
+			return true
+		})
+	}
+}
+
+func TestTestsWaitForConditions(t *testing.T) {
+	for _, s := range sources(t) {
+		if !s.test {
+			continue
+		}
+		ast.Inspect(s.tree, func(n ast.Node) bool {
+			if sel, ok := n.(*ast.SelectorExpr); ok && selects(sel, "time", "Sleep") {
+				t.Errorf("%s: a test sleeps; wait for what it waits for", s.at(sel))
+			}
+			return true
+		})
+	}
+}
+
+// Beyond 500 lines a file is a question to its author; beyond 700 it is an answer.
+func TestFilesStayShort(t *testing.T) {
+	for _, s := range sources(t) {
+		switch {
+		case s.lines > 700:
+			t.Errorf("%s has %d lines: it holds more than one thing", s.file, s.lines)
+		case s.lines > 500:
+			t.Logf("%s has %d lines: does it hold more than one thing?", s.file, s.lines)
+		}
+	}
+}
+
+var (
+	fence = regexp.MustCompile("(?ms)^```.*?^```")
+	link  = regexp.MustCompile(`\]\(([^)\s]+)\)`)
+)
+
+func TestLinksLeadSomewhere(t *testing.T) {
+	pages := files(t, ".md")
+	for _, page := range pages {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range link.FindAllStringSubmatch(fence.ReplaceAllString(string(text), ""), -1) {
+			target, anchor, _ := strings.Cut(m[1], "#")
+			if strings.Contains(target, "://") || strings.HasPrefix(target, "mailto:") {
+				continue
+			}
+			at := page
+			if target != "" {
+				at = path.Join(path.Dir(page), target)
+			}
+			info, err := os.Stat(at)
+			if err != nil {
+				t.Errorf("%s links to %s: %v", page, m[1], err)
+				continue
+			}
+			if anchor != "" && !info.IsDir() && !slices.Contains(anchors(t, at), anchor) {
+				t.Errorf("%s links to %s: no such heading", page, m[1])
+			}
+		}
+	}
+	if len(pages) == 0 {
+		t.Error("no page found")
+	}
+}
+
+var dropped = regexp.MustCompile(`[^\p{L}\p{N} _-]`)
+
+// anchors lists the headings of a page as GitHub names them: lower case, spaces
+// as dashes, everything but letters, digits, dashes and underscores left out.
+func anchors(t *testing.T, page string) []string {
+	t.Helper()
+	text, err := os.ReadFile(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for line := range strings.Lines(fence.ReplaceAllString(string(text), "")) {
+		if title, ok := strings.CutPrefix(strings.TrimLeft(line, "#"), " "); ok && strings.HasPrefix(line, "#") {
+			name := dropped.ReplaceAllString(strings.ToLower(strings.TrimSpace(title)), "")
+			names = append(names, strings.ReplaceAll(name, " ", "-"))
+		}
+	}
+	return names
+}
+
+// Where the kernel is not Linux baton says so in an error; it must still compile
+// and vet, so that callers never ask which system they are on.
+func TestOtherSystemsBuild(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: compiles everything twice over")
+	}
+	for _, c := range []struct{ env, verb string }{{"GOOS=darwin", "vet"}, {"GOARCH=arm64", "build"}} {
+		t.Run(c.env, func(t *testing.T) {
+			t.Parallel()
+			cmd := exec.CommandContext(t.Context(), "go", c.verb, "./...")
+			cmd.Env = append(os.Environ(), "CGO_ENABLED=0", c.env)
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Errorf("%s go %s ./...: %v\n%s", c.env, c.verb, err, out)
+			}
+		})
+	}
+}
