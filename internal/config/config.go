@@ -13,7 +13,6 @@ package config
 
 import (
 	"io/fs"
-	"syscall"
 	"time"
 )
 
@@ -142,15 +141,4 @@ func Default() *Config {
 // DefaultListener returns the defaults of one [[listen]].
 func DefaultListener() Listener {
 	return Listener{Backlog: 4096, Steering: SteeringAuto}
-}
-
-// DrainSignal returns the signal that Handoff.DrainSignals names; SIGTERM when
-// the list is empty or names nothing that can be sent (Parse refuses both).
-func (h Handoff) DrainSignal() syscall.Signal {
-	if len(h.DrainSignals) > 0 {
-		if sig, ok := signalByName(h.DrainSignals[0]); ok {
-			return sig
-		}
-	}
-	return syscall.SIGTERM
 }

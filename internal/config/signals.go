@@ -14,9 +14,13 @@ func signalByName(name string) (syscall.Signal, bool) {
 	return sig, sig != 0 && sig != unix.SIGKILL && sig != unix.SIGSTOP
 }
 
-// UserGroup splits Owner; either may be "" (left as it is). Both may be names or
-// numbers.
-func (l Listener) UserGroup() (user, group string) {
-	user, group, _ = strings.Cut(l.Owner, ":")
-	return user, group
+// DrainSignal returns the signal that Handoff.DrainSignals names; SIGTERM when
+// the list is empty or names nothing that can be sent (Parse refuses both).
+func (h Handoff) DrainSignal() syscall.Signal {
+	if len(h.DrainSignals) > 0 {
+		if sig, ok := signalByName(h.DrainSignals[0]); ok {
+			return sig
+		}
+	}
+	return syscall.SIGTERM
 }

@@ -1,0 +1,326 @@
+package config
+
+import (
+	"fmt"
+	"io/fs"
+	"maps"
+	"math"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// decoder turns a tree into a Config by the tags of the struct, and goes on after
+// an error so that all of them are known at once.
+type decoder struct{ errs Errors }
+
+func (d *decoder) fail(n *node, problem, hint string) {
+	d.errs = append(d.errs, Error{File: n.file, Line: n.line, Column: n.column,
+		Key: n.key, Problem: problem, Hint: hint})
+}
+
+// tagged gives the fields of a struct that are keys, by key.
+func tagged(t reflect.Type) map[string]int {
+	fields := map[string]int{}
+	for i := range t.NumField() {
+		if tag := t.Field(i).Tag.Get("toml"); tag != "" {
+			fields[tag] = i
+		}
+	}
+	return fields
+}
+
+func (d *decoder) table(n *node, into reflect.Value, known map[string]int, extra ...string) {
+	if n.table == nil {
+		d.wrong(n, "a table", "")
+		return
+	}
+	for _, name := range slices.Sorted(maps.Keys(n.table)) {
+		child := n.table[name]
+		if i, ok := known[name]; ok {
+			d.value(child, into.Field(i), into.Type().Field(i).Name)
+		} else if !slices.Contains(extra, name) {
+			d.unknown(child, name, slices.Sorted(slices.Values(slices.AppendSeq(slices.Clone(extra), maps.Keys(known)))))
+		}
+	}
+}
+
+// unknown names the nearest key of the same table, or the section that has it.
+func (d *decoder) unknown(n *node, name string, known []string) {
+	if near := nearest(name, known); near != "" {
+		d.fail(n, "unknown key", fmt.Sprintf("did you mean %q?", near))
+		return
+	}
+	for _, key := range Keys() {
+		if section, leaf, ok := strings.Cut(key, "."); ok && leaf == name {
+			header := "[" + section + "]"
+			if section == "listen" {
+				header = "[[listen]]"
+			}
+			d.fail(n, "unknown key here", fmt.Sprintf("%q belongs under %s", name, header))
+			return
+		}
+		if key == name {
+			d.fail(n, "unknown key here", fmt.Sprintf("%q belongs at the top, before the first [section]", name))
+			return
+		}
+	}
+	d.fail(n, "unknown key", "known here: "+strings.Join(known, ", "))
+}
+
+// wrong reports a value of the wrong kind.
+func (d *decoder) wrong(n *node, want, hint string) {
+	d.fail(n, "must be "+want+", not "+n.kind(), hint)
+}
+
+func (n *node) kind() string {
+	switch {
+	case n.table != nil:
+		return "a table"
+	case n.isList:
+		return "a list"
+	}
+	switch n.scalar.(type) {
+	case string:
+		return "a string"
+	case int64:
+		return "a number"
+	case float64:
+		return "a number with a fraction"
+	case bool:
+		return "true or false"
+	}
+	return "a date"
+}
+
+// value decodes one value by the type of the field it goes to; a few fields have
+// a syntax of their own, told by the field's name.
+func (d *decoder) value(n *node, into reflect.Value, field string) {
+	switch p := into.Addr().Interface().(type) {
+	case *time.Duration:
+		d.duration(n, p)
+	case *fs.FileMode:
+		if v, ok := d.octal(n); ok {
+			*p = fs.FileMode(v)
+		}
+	case **int:
+		if v, ok := d.octal(n); ok && n.scalar != "" {
+			*p = &v
+		}
+	case *int:
+		d.integer(n, p)
+	case *[]string:
+		d.strings(n, p, field)
+	case *map[string]string:
+		d.stringTable(n, p)
+	case *[]Listener:
+		d.listeners(n, p)
+	default:
+		if into.Kind() == reflect.Struct {
+			d.table(n, into, tagged(into.Type()))
+		} else if s, ok := d.string(n); ok {
+			if field == "Directory" {
+				s = d.path(n, s)
+			}
+			into.SetString(s)
+		}
+	}
+}
+
+func (d *decoder) string(n *node) (string, bool) {
+	s, ok := n.scalar.(string)
+	if !ok {
+		hint := ""
+		switch n.scalar.(type) {
+		case int64, float64, bool:
+			hint = fmt.Sprintf("write %q in quotes", fmt.Sprint(n.scalar))
+		}
+		d.wrong(n, "a string", hint)
+		return "", false
+	}
+	if strings.ContainsRune(s, 0) {
+		d.fail(n, "must not hold a NUL character", "remove \\u0000")
+		return "", false
+	}
+	return s, true
+}
+
+func (d *decoder) integer(n *node, into *int) {
+	v, ok := n.scalar.(int64)
+	if !ok {
+		hint := ""
+		if s, isString := n.scalar.(string); isString {
+			if _, err := strconv.Atoi(s); err == nil {
+				hint = "write " + s + " without quotes"
+			}
+		}
+		d.wrong(n, "a whole number", hint)
+		return
+	}
+	if v < 0 || v > math.MaxInt32 {
+		d.fail(n, fmt.Sprintf("%d is out of range", v), "")
+		return
+	}
+	*into = int(v)
+}
+
+func (d *decoder) duration(n *node, into *time.Duration) {
+	switch v := n.scalar.(type) {
+	case string:
+		parsed, err := time.ParseDuration(v)
+		switch {
+		case err == nil && parsed < 0:
+			d.fail(n, "must not be negative", `write "0s" for none`)
+		case err == nil:
+			*into = parsed
+		case isNumber(v):
+			d.fail(n, fmt.Sprintf("%q has no unit", v), fmt.Sprintf(`write %q for seconds; the units are ms, s, m, h`, v+"s"))
+		default:
+			d.fail(n, fmt.Sprintf("%q is not a duration", v), `write it as in "500ms", "30s" or "1m30s"`)
+		}
+	case int64, float64:
+		d.fail(n, fmt.Sprintf("%v has no unit", v), fmt.Sprintf(`write "%vs" for seconds; the units are ms, s, m, h`, v))
+	default:
+		d.wrong(n, "a duration", `write it as in "500ms", "30s" or "1m30s"`)
+	}
+}
+
+func isNumber(s string) bool {
+	_, err := strconv.ParseFloat(s, 64)
+	return err == nil
+}
+
+// octal reads permission bits written as a string; "" is 0.
+func (d *decoder) octal(n *node) (int, bool) {
+	const hint = `write it in quotes and in octal, as in "0660"`
+	s, ok := n.scalar.(string)
+	if !ok {
+		d.wrong(n, "a string of octal digits", hint)
+		return 0, false
+	}
+	if s == "" {
+		return 0, true
+	}
+	v, err := strconv.ParseUint(s, 8, 32)
+	if err != nil || v > 0o777 {
+		d.fail(n, fmt.Sprintf("%q is not made of permission bits", s), hint)
+		return 0, false
+	}
+	return int(v), true
+}
+
+func (d *decoder) strings(n *node, into *[]string, field string) {
+	list := n.list
+	switch one, isString := n.scalar.(string); {
+	case isString && field == "EnvFile":
+		if one != "" {
+			list = []*node{n}
+		}
+	case isString && field == "Exec" && strings.TrimSpace(one) != "":
+		quoted := strings.Fields(one)
+		for i := range quoted {
+			quoted[i] = strconv.Quote(quoted[i])
+		}
+		d.wrong(n, "a list", "write ["+strings.Join(quoted, ", ")+"]")
+		return
+	case isString:
+		d.wrong(n, "a list", fmt.Sprintf("write [%q]", one))
+		return
+	case !n.isList:
+		d.wrong(n, "a list of strings", "")
+		return
+	}
+	result := make([]string, 0, len(list))
+	for i, item := range list {
+		s, ok := d.string(item)
+		if !ok {
+			continue
+		}
+		switch {
+		case field == "EnvFile":
+			optional := strings.HasPrefix(s, "-")
+			if s = d.path(item, strings.TrimPrefix(s, "-")); optional {
+				s = "-" + s
+			}
+		case field == "Exec" && i == 0 && strings.Contains(s, "/"):
+			s = d.path(item, s)
+		}
+		result = append(result, s)
+	}
+	*into = result
+}
+
+// path makes a path absolute: from the file's directory, or from the working
+// directory for what came from the command line. Symlinks stay: they are resolved at each swap.
+func (d *decoder) path(n *node, path string) string {
+	switch {
+	case path == "~" || strings.HasPrefix(path, "~/"):
+		d.fail(n, fmt.Sprintf("%q: ~ is not expanded here", path), "write the whole path")
+		return path
+	case path == "" || filepath.IsAbs(path):
+		return path
+	}
+	absolute, err := filepath.Abs(filepath.Join(n.dir, path))
+	if err != nil {
+		d.fail(n, err.Error(), "write an absolute path")
+	}
+	return absolute
+}
+
+func (d *decoder) stringTable(n *node, into *map[string]string) {
+	if n.table == nil {
+		d.wrong(n, "a table", `write it as in { KEY = "value" }`)
+		return
+	}
+	result := make(map[string]string, len(n.table))
+	for _, name := range slices.Sorted(maps.Keys(n.table)) {
+		if s, ok := d.string(n.table[name]); ok {
+			result[name] = s
+		}
+	}
+	*into = result
+}
+
+func (d *decoder) listeners(n *node, into *[]Listener) {
+	if !n.isList {
+		d.wrong(n, "a list of tables", "write the header as [[listen]]")
+		return
+	}
+	names, known := listenerNames(n), tagged(reflect.TypeFor[Listener]())
+	result := make([]Listener, len(n.list))
+	for i, item := range n.list {
+		result[i] = DefaultListener()
+		d.table(item, reflect.ValueOf(&result[i]).Elem(), known)
+		result[i].Name = names[i]
+	}
+	*into = result
+}
+
+// Keys returns every key there is, sections first named with their keys:
+// "name", "command.exec", "listen.address" and so on, in the order of the struct.
+func Keys() []string {
+	var keys []string
+	var walk func(prefix string, t reflect.Type)
+	walk = func(prefix string, t reflect.Type) {
+		if t.Kind() == reflect.Slice {
+			t = t.Elem()
+		}
+		for i := range t.NumField() {
+			f := t.Field(i)
+			tag := f.Tag.Get("toml")
+			if tag == "" {
+				continue
+			}
+			if f.Type.Kind() == reflect.Struct || f.Type == reflect.TypeFor[[]Listener]() {
+				walk(prefix+tag+".", f.Type)
+				continue
+			}
+			keys = append(keys, prefix+tag)
+		}
+	}
+	walk("", reflect.TypeFor[Config]())
+	return keys
+}

@@ -1,0 +1,141 @@
+package config
+
+import (
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"maps"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// MarshalJSON writes the configuration with the keys and the forms of the file:
+// durations as "30s", modes as "0660". What is unset is the empty string; the
+// file, the profile chosen and all profiles stand beside the keys.
+func (c *Config) MarshalJSON() ([]byte, error) {
+	m := plain(reflect.ValueOf(c).Elem()).(map[string]any)
+	m["file"], m["profile"], m["profiles"] = c.File, c.Profile, append([]string{}, c.Profiles...)
+	return json.Marshal(m)
+}
+
+// plain gives a value as TOML and JSON have it.
+func plain(v reflect.Value) any {
+	switch x := v.Interface().(type) {
+	case time.Duration:
+		return shortDuration(x)
+	case fs.FileMode:
+		if x == 0 {
+			return ""
+		}
+		return fmt.Sprintf("%04o", uint32(x))
+	case *int:
+		if x == nil {
+			return ""
+		}
+		return fmt.Sprintf("%04o", *x)
+	case map[string]string:
+		if x == nil {
+			return map[string]string{}
+		}
+	case []string:
+		if x == nil {
+			return []string{}
+		}
+	case []Listener:
+		list := make([]any, len(x))
+		for i := range x {
+			list[i] = plain(reflect.ValueOf(x[i]))
+		}
+		return list
+	}
+	if v.Kind() != reflect.Struct {
+		return v.Interface()
+	}
+	m := map[string]any{}
+	for tag, i := range tagged(v.Type()) {
+		m[tag] = plain(v.Field(i))
+	}
+	return m
+}
+
+// shortDuration drops the zero units that time.Duration writes: 1m0s is 1m.
+func shortDuration(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
+}
+
+// String writes the configuration as a file that says everything and has no
+// profile; parsed again it gives the same Config.
+func (c *Config) String() string {
+	var b strings.Builder
+	writeStruct(&b, "", reflect.ValueOf(c).Elem())
+	return strings.TrimLeft(b.String(), "\n")
+}
+
+func writeStruct(b *strings.Builder, header string, v reflect.Value) {
+	if header != "" {
+		b.WriteString("\n" + header + "\n")
+	}
+	for i := range v.NumField() {
+		tag, field := v.Type().Field(i).Tag.Get("toml"), v.Field(i)
+		switch listeners, isList := field.Interface().([]Listener); {
+		case tag == "":
+		case isList:
+			for _, l := range listeners {
+				writeStruct(b, "[["+tag+"]]", reflect.ValueOf(l))
+			}
+		case field.Kind() == reflect.Struct:
+			writeStruct(b, "["+tag+"]", field)
+		default:
+			b.WriteString(tag + " = " + tomlValue(plain(field)) + "\n")
+		}
+	}
+}
+
+func tomlValue(v any) string {
+	switch x := v.(type) {
+	case []string:
+		items := make([]string, len(x))
+		for i := range x {
+			items[i] = tomlString(x[i])
+		}
+		return "[" + strings.Join(items, ", ") + "]"
+	case map[string]string:
+		var items []string
+		for _, key := range slices.Sorted(maps.Keys(x)) {
+			items = append(items, tomlString(key)+" = "+tomlString(x[key]))
+		}
+		return "{" + strings.Join(items, ", ") + "}"
+	case int:
+		return strconv.Itoa(x)
+	}
+	return tomlString(fmt.Sprint(v))
+}
+
+// tomlString quotes as TOML wants it, which knows fewer escapes than Go.
+func tomlString(s string) string {
+	var b strings.Builder
+	b.WriteByte('"')
+	for _, c := range s {
+		switch {
+		case c == '"' || c == '\\':
+			b.WriteRune('\\')
+			b.WriteRune(c)
+		case c < 0x20 || c == 0x7f:
+			fmt.Fprintf(&b, `\u%04X`, c)
+		default:
+			b.WriteRune(c)
+		}
+	}
+	b.WriteByte('"')
+	return b.String()
+}
