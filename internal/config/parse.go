@@ -10,7 +10,9 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/BurntSushi/toml"
@@ -148,7 +150,7 @@ func document(text, path, dir string) (*node, *Error) {
 			before := text[:max(0, min(at.Position.Start, len(text)))]
 			wrong.Line = 1 + strings.Count(before, "\n")
 			wrong.Column = 1 + utf8.RuneCountInString(before[strings.LastIndexByte(before, '\n')+1:])
-			wrong.Key, wrong.Problem = at.LastKey, at.Message
+			wrong.Key, wrong.Problem = oneLine(at.LastKey), oneLine(at.Message)
 		}
 		return nil, &wrong
 	}
@@ -156,6 +158,19 @@ func document(text, path, dir string) (*node, *Error) {
 		raw = map[string]any{}
 	}
 	return source{file: path, dir: dir}.tree(raw, places(text), ""), nil
+}
+
+// oneLine writes out the control characters that the library quotes as they are.
+func oneLine(s string) string {
+	var b strings.Builder
+	for _, c := range s {
+		if unicode.IsControl(c) {
+			b.WriteString(strings.Trim(strconv.QuoteRune(c), "'"))
+		} else {
+			b.WriteRune(c)
+		}
+	}
+	return b.String()
 }
 
 // splitProfiles takes [profile] out of the tree.

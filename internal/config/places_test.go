@@ -3,6 +3,7 @@ package config
 import (
 	"strings"
 	"testing"
+	"unicode"
 
 	"github.com/BurntSushi/toml"
 )
@@ -144,7 +145,7 @@ func FuzzParse(f *testing.F) {
 		}
 		lines := 1 + strings.Count(text, "\n")
 		for _, e := range err.(Errors) {
-			if e.Line < 1 || e.Line > lines || e.Column < 1 || e.Problem == "" || strings.ContainsRune(e.Problem, '\n') {
+			if e.Line < 1 || e.Line > lines || e.Column < 1 || e.Problem == "" || strings.ContainsFunc(e.Error(), unicode.IsControl) {
 				t.Fatalf("%#v\nof\n%s", e, text)
 			}
 		}
