@@ -34,8 +34,12 @@ func (m *Machine) begin(r Request) {
 
 func (m *Machine) prepared(e Prepared) {
 	g := m.gen(e.Gen)
-	if g == nil {
-		m.do(Forget{e.Gen}) // dropped by a stop while it was prepared
+	if g == nil || g.phase != Preparing {
+		return
+	}
+	if m.stopping {
+		m.drop(g)
+		m.do(Forget{g.number})
 		return
 	}
 	g.policy, g.phase = e.Policy, Starting
@@ -47,7 +51,7 @@ func (m *Machine) prepared(e Prepared) {
 
 func (m *Machine) refused(e Refused) {
 	g := m.gen(e.Gen)
-	if g == nil {
+	if g == nil || g.phase != Preparing {
 		return
 	}
 	m.judge(g, Unfit, e.Reason)
@@ -203,9 +207,8 @@ func (m *Machine) beginStop() {
 	m.stopping = true
 	m.do(Note{Kind: NoteStopping})
 	m.supersede(Stopped, "the launcher is stopping")
-	if g := m.in(Preparing); g != nil {
+	if g := m.in(Preparing); g != nil { // stays until Prepare is answered: it may be binding listeners
 		m.judge(g, Stopped, "the launcher is stopping")
-		m.drop(g)
 	}
 	for _, g := range m.gens {
 		m.cancel(timerKey{kind: TimerBake, gen: g.number})
@@ -219,12 +222,17 @@ func (m *Machine) end() {
 	}
 	m.ended = true
 	for _, g := range m.gens {
+		if g.phase == Preparing {
+			continue
+		}
 		m.judge(g, Stopped, "the launcher is stopping")
 		g.phase = Draining
 		for _, w := range slices.Clone(g.workers) {
-			if w.state == Waiting {
-				m.vacate(w)
-			} else if w.state != Killed {
+			switch w.state {
+			case Waiting, Failed: // nothing to kill, or killed already
+				m.drainWorker(w)
+			case Killed:
+			default:
 				m.kill(w)
 			}
 		}
