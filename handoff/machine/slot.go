@@ -14,6 +14,9 @@ func (m *Machine) freeSlot() Slot {
 	return Slot(len(m.slots) - 1)
 }
 
+// known says whether the slot was ever given to a worker.
+func (m *Machine) known(s Slot) bool { return s >= 0 && int(s) < len(m.slots) }
+
 func (m *Machine) hold(s Slot, w *worker) {
 	m.slots[s].holder = w
 	m.slots[s].stranded = false
@@ -50,7 +53,7 @@ func (m *Machine) release(w *worker) {
 
 // broken handles a slot whose socket is fresh: whoever holds it cannot reach it.
 func (m *Machine) broken(e Broken) {
-	if int(e.Slot) >= len(m.slots) {
+	if !m.known(e.Slot) {
 		return
 	}
 	if w := m.slots[e.Slot].holder; w != nil {
@@ -61,7 +64,7 @@ func (m *Machine) broken(e Broken) {
 // quieted ends a watch: an orphan is free again, a draining worker goes on, an
 // emptier has done its work.
 func (m *Machine) quieted(s Slot) {
-	if int(s) >= len(m.slots) {
+	if !m.known(s) {
 		return
 	}
 	w := m.slots[s].holder
@@ -84,7 +87,7 @@ func (m *Machine) quieted(s Slot) {
 // strandedAt starts a worker for a slot that has connections queued and nobody
 // to serve them: of the release that serves, else of the slot's own.
 func (m *Machine) strandedAt(s Slot) {
-	if int(s) >= len(m.slots) || m.slots[s].holder != nil || m.slots[s].owner == nil {
+	if !m.known(s) || m.slots[s].holder != nil || m.slots[s].owner == nil {
 		return
 	}
 	g := m.in(Serving)
