@@ -73,6 +73,7 @@ func (m *Machine) quieted(s Slot) {
 		m.slots[s] = slot{}
 	case w.state == Quieting:
 		w.quiet = true
+		m.cancel(timerKey{kind: TimerQueue, worker: w.id})
 		m.advance(w)
 	case w.role == Emptier && w.state == Waiting:
 		m.leave(w)
