@@ -95,7 +95,6 @@ func (m *Machine) promote(g *generation) {
 	if old != nil {
 		m.retire(old, g)
 	}
-	m.serveStranded()
 }
 
 // retire makes the generation that served stand by, or drains it.

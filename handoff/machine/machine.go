@@ -193,6 +193,7 @@ func (m *Machine) dispatch(e Event) {
 // settle does what follows from the state alone, whatever the event was.
 func (m *Machine) settle() {
 	m.steer()
+	m.serveStranded()
 	m.capDraining()
 	m.gens = slices.DeleteFunc(m.gens, func(g *generation) bool {
 		if g.phase != Draining || len(g.workers) > 0 || m.owns(g) {

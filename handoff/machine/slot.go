@@ -118,7 +118,8 @@ func (m *Machine) abandon(s Slot, g *generation) {
 	m.slots[s] = slot{}
 }
 
-// serveStranded starts workers for the slots that waited for one to serve.
+// serveStranded turns to the slots that waited for a release to serve, or for
+// the end of that hope.
 func (m *Machine) serveStranded() {
 	for i := range m.slots {
 		if m.slots[i].stranded {
