@@ -89,7 +89,7 @@ var owners = map[string][]string{
 	"github.com/cenkalti/backoff/v5":  {"handoff"},
 	"golang.org/x/net":                {"internal/socket", "internal/socket/diag", "tests"},
 	"golang.org/x/sync":               {"handoff", "internal/launcher", "internal/load", "tests"},
-	"golang.org/x/sys": {"internal/config", "internal/control", "internal/process", "internal/protocol", "internal/socket",
+	"golang.org/x/sys": {"handoff", "internal/config", "internal/control", "internal/logs", "internal/process", "internal/protocol", "internal/socket",
 		"internal/socket/diag", "internal/testkit", "internal/upgrade", "bench", "tests"},
 	"github.com/rogpeppe/go-internal":   {"tests"},
 	"github.com/google/go-cmp":          {"tests"},
@@ -299,6 +299,46 @@ func TestRulesArePure(t *testing.T) {
 func selects(n *ast.SelectorExpr, pkg string, names ...string) bool {
 	id, ok := n.X.(*ast.Ident)
 	return ok && id.Name == pkg && slices.Contains(names, n.Sel.Name)
+}
+
+// calls are the system calls that belong to a room, whichever package offers them.
+var calls = []struct {
+	name  string
+	from  []string // packages, by the name they go by
+	match *regexp.Regexp
+	rooms []string
+}{
+	{
+		"a socket's", []string{"syscall", "unix"},
+		regexp.MustCompile(`^(Socket|Socketpair|Bind|Listen|Connect|Accept4?|Shutdown|Setsockopt.*)$`),
+		[]string{"internal/socket", "internal/socket/diag", "internal/protocol", "internal/testkit"},
+	},
+	{
+		"a process's", []string{"syscall", "unix", "os", "exec"},
+		regexp.MustCompile(`^(ForkExec|StartProcess|Exec|Command(Context)?|Wait4|Waitid|Kill|Pidfd.*|Prlimit|Setrlimit|Setpgid|Setsid|Set(res|re)?[ug]id|Setgroups|CloseRange)$`),
+		[]string{"internal/process", "internal/testkit", "bench"},
+	},
+}
+
+func TestSystemCallsHaveRooms(t *testing.T) {
+	for _, s := range sources(t) {
+		if s.test || strings.HasPrefix(s.dir, "examples/") {
+			continue
+		}
+		ast.Inspect(s.tree, func(n ast.Node) bool {
+			sel, ok := n.(*ast.SelectorExpr)
+			if !ok {
+				return true
+			}
+			pkg, ok := sel.X.(*ast.Ident)
+			for _, c := range calls {
+				if ok && slices.Contains(c.from, pkg.Name) && c.match.MatchString(sel.Sel.Name) && !slices.Contains(c.rooms, s.dir) {
+					t.Errorf("%s: %s.%s is %s system call, which belongs to %v", s.at(sel), pkg.Name, sel.Sel.Name, c.name, c.rooms)
+				}
+			}
+			return true
+		})
+	}
 }
 
 func TestPackagesSayWhatTheyAreFor(t *testing.T) {

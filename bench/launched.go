@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -21,6 +22,8 @@ import (
 
 // patience bounds every wait for something that takes milliseconds when all is well.
 const patience = 40 * time.Second
+
+var errEnded = errors.New("exit status 0")
 
 // launched is a running server, bare or under a launcher.
 type launched struct {
@@ -151,7 +154,7 @@ func (l *launched) await(ctx context.Context, what string, so func() bool) error
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-l.done:
-			return fmt.Errorf("%s ended while it was to bring %s: %v\n%s", l.cmd.Path, what, l.err, l.said())
+			return fmt.Errorf("%s ended and brought no %s: %w\n%s", l.cmd.Path, what, cmp.Or(l.err, errEnded), l.said())
 		case <-late:
 			return fmt.Errorf("%s brought no %s within %v\n%s", l.cmd.Path, what, patience, l.said())
 		}

@@ -10,8 +10,8 @@ import (
 // peers measures, in the same run, a launcher that shares one socket between the
 // generations: Server::Starter, which Debian has as libserver-starter-perl.
 func peers(ctx context.Context, b *bench) error {
-	path, err := exec.LookPath("start_server")
-	if err != nil {
+	path, missing := exec.LookPath("start_server")
+	if missing != nil {
 		b.report.note("peers: start_server is not installed (apt install libserver-starter-perl), so there is nothing to compare with")
 		return nil
 	}
