@@ -108,8 +108,8 @@ func (m *Machine) strandedAt(s Slot) {
 	m.start(w)
 }
 
-// emptierTries is how often, during a stop, a worker is started for a slot
-// whose emptier crashes.
+// emptierTries is how often, during a stop, a successor follows on a slot whose
+// emptier crashes or closes it.
 const emptierTries = 3
 
 // abandon gives a slot up although connections are queued on it.

@@ -99,6 +99,10 @@ func (m *Machine) due(w *worker, k TimerKind) {
 		m.advance(w)
 	case TimerQueue:
 		m.note(NoteLate, w.gen, w, "its queue did not empty within "+w.gen.policy.DrainTimeout.String())
+		if w.role == Emptier && m.stopping { // else the next one would be sent, and wait as long
+			m.abandon(w.slot, w.gen)
+			w.slot = none
+		}
 		w.quiet, w.delayed = true, true
 		m.advance(w)
 	case TimerIdle:

@@ -47,6 +47,9 @@ func (m *Machine) approve(w *worker) {
 	w.state = Ready
 	m.cancel(timerKey{kind: TimerReady, worker: w.id})
 	m.set(TimerStable, nil, w, w.gen.policy.ResetAfter)
+	if w.role == Emptier && m.stopping {
+		m.set(TimerQueue, nil, w, w.gen.policy.DrainTimeout)
+	}
 	if w.gen.phase == Starting && !slices.ContainsFunc(w.gen.workers, func(x *worker) bool { return x.state != Ready }) {
 		m.promote(w.gen)
 	}
@@ -77,9 +80,6 @@ func (m *Machine) exited(w *worker, reason string) {
 	}
 	m.note(NoteCrashed, g, w, reason)
 	switch {
-	case w.role == Emptier && m.stopping && g.restarts[w.index] >= emptierTries:
-		m.leave(w)
-		m.abandon(w.slot, g)
 	case w.role == Emptier || g.phase == Serving && m.in(Standby) == nil:
 		m.succeed(w)
 	case g.phase == Standby:
@@ -110,9 +110,13 @@ func (m *Machine) replace(w *worker) {
 }
 
 // follow starts the successor of w on slot s: the first in a row at once, then
-// after a backoff.
+// after a backoff. A stop does not wait for emptiers without end.
 func (m *Machine) follow(w *worker, s Slot) {
 	g := w.gen
+	if w.role == Emptier && m.stopping && g.restarts[w.index] >= emptierTries {
+		m.abandon(s, g)
+		return
+	}
 	n := g.restarts[w.index]
 	g.restarts[w.index]++
 	next := m.hire(g, w.index, w.role, s)
