@@ -78,6 +78,8 @@ func (m *Machine) quieted(s Slot) {
 	case w.role == Emptier && w.state == Waiting:
 		m.leave(w)
 		m.slots[s] = slot{}
+	case w.role == Emptier && w.state == Failed:
+		w.state = Killed // no successor is needed
 	case w.role == Emptier && (w.state == Coming || w.state == Ready):
 		m.cancelAll(w)
 		w.quiet, w.delayed = true, true
