@@ -1,0 +1,108 @@
+// Package process starts, signals and watches the processes of workers. It is
+// the only place with process system calls.
+//
+// What it keeps:
+//
+//   - A worker runs exactly what its [Release] resolved to, also when the file
+//     at that path has since been replaced, moved or deleted: the executable and
+//     the working directory are held open.
+//   - A worker starts with what was named for it and nothing else: descriptors,
+//     environment, umask, limits, user, groups; signals at their defaults. The
+//     open file descriptions it shares with others are not changed: no O_NONBLOCK
+//     is set or cleared on the way.
+//   - Its exit is reported once, through [Process.Done], whenever it comes: also
+//     before [Start] has returned, and also while a grandchild still holds its
+//     pipes open. Nothing is copied here; stdio are plain descriptors.
+//   - No signal ever reaches a process that merely inherited a number (see
+//     [Process.Signal]).
+//
+// It never waits for any process but its own (never wait4(-1)), never decides
+// what to do about an exit, and knows nothing of sockets or protocols.
+//
+// # The shim
+//
+// Between fork and exec a Go program can do almost nothing, and the pid that
+// LISTEN_PID needs does not exist before. So [Start] re-executes the launcher's
+// own binary (/proc/self/exe, which survives its replacement on disk) as a hidden
+// command, and [Main] turns that process into the shim: it reads its orders from
+// an inherited memfd, prepares itself, and execs the target. A pipe that closes on
+// exec carries errors back; its end of file, after the mark that exec was reached,
+// is the proof that the target runs.
+package process
+
+import (
+	"fmt"
+	"syscall"
+	"time"
+)
+
+// hidden is argv[1] of the shim.
+const hidden = "__exec"
+
+// Command is what a configuration says about the program to run. [Resolve] turns
+// it into a Release.
+type Command struct {
+	// Exec is the program and its arguments. A name with a slash is relative to
+	// Dir (or to the launcher's directory), one without is looked up in $PATH of
+	// the resulting environment. The target sees Exec[0] unchanged as its argv[0].
+	Exec []string
+	// Dir is the working directory; empty: the launcher's own. It may lead through
+	// symlinks; they are followed once, by Resolve.
+	Dir string
+	// User and Group are names or numbers; empty: unchanged. A user brings its
+	// primary group (unless Group says another), its supplementary groups, and
+	// HOME, USER, LOGNAME and SHELL, as with systemd.
+	User, Group string
+	// Base is the environment to begin with; nil: os.Environ(). Give it what
+	// protocol.Scrub left of the launcher's environment, so that variables named
+	// in Env and EnvFile are not scrubbed with the rest.
+	Base []string
+	// Env (KEY=VALUE) lies over Base and the user's variables.
+	Env []string
+	// EnvFile names files of KEY=VALUE lines. They lie over Env, later ones over
+	// earlier ones, as systemd's EnvironmentFile. A relative name is relative to
+	// Dir. A missing file is an error unless its name is prefixed with '-'.
+	EnvFile []string
+	// Umask of the target; nil: unchanged.
+	Umask *int
+	// Limits by name (nofile, core, as, memlock, ...): "SOFT:HARD" or one value for
+	// both; bytes may end in K, M, G or T (of 1024); "unlimited" is no limit.
+	Limits map[string]string
+}
+
+// Spec is one start of a Release.
+type Spec struct {
+	Release *Release
+	// Files become descriptors 3, 4, ... of the target, without close-on-exec.
+	// They stay the caller's.
+	Files []int
+	// Env is the complete environment of the target. An entry "LISTEN_PID=self" is
+	// replaced by the shim with the target's own pid.
+	Env []string
+	// Stdin, Stdout and Stderr are descriptors of the launcher; -1 is /dev/null.
+	Stdin, Stdout, Stderr int
+}
+
+// Status is how a process ended.
+type Status struct {
+	Code       int            // exit code; -1 when ended by a signal
+	Signal     syscall.Signal // what ended it; 0 when it exited by itself
+	CoreDumped bool
+	UserTime   time.Duration
+	SystemTime time.Duration
+	MaxRSS     int64 // bytes
+	lost       error // the wait failed: how it ended is unknown
+}
+
+// String is "exit status 1", "signal: killed", "signal: aborted (core dumped)".
+func (s Status) String() string {
+	switch {
+	case s.lost != nil:
+		return fmt.Sprintf("exit status unknown: %v", s.lost)
+	case s.Signal != 0 && s.CoreDumped:
+		return fmt.Sprintf("signal: %v (core dumped)", s.Signal)
+	case s.Signal != 0:
+		return fmt.Sprintf("signal: %v", s.Signal)
+	}
+	return fmt.Sprintf("exit status %d", s.Code)
+}

@@ -1,0 +1,83 @@
+//go:build !linux
+
+package process
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"runtime"
+	"syscall"
+)
+
+func missing(what string) error {
+	return fmt.Errorf("%s: baton runs processes on Linux only, this is %s", what, runtime.GOOS)
+}
+
+// Release is a resolved Command; there is none on this system.
+type Release struct{}
+
+// Path is empty here.
+func (r *Release) Path() string { return "" }
+
+// Real is empty here.
+func (r *Release) Real() string { return "" }
+
+// Dir is empty here.
+func (r *Release) Dir() string { return "" }
+
+// Args are empty here.
+func (r *Release) Args() []string { return nil }
+
+// Env is empty here.
+func (r *Release) Env() []string { return nil }
+
+// Close does nothing here.
+func (r *Release) Close() error { return nil }
+
+// Resolve says that this system is not served.
+func Resolve(Command) (*Release, error) { return nil, missing("exec") }
+
+// Process is a running worker; there is none on this system.
+type Process struct{}
+
+// Start says that this system is not served.
+func Start(context.Context, Spec) (*Process, error) { return nil, missing("exec") }
+
+// PID is 0 here.
+func (p *Process) PID() int { return 0 }
+
+// Done is closed here.
+func (p *Process) Done() <-chan struct{} { c := make(chan struct{}); close(c); return c }
+
+// Status is empty here.
+func (p *Process) Status() Status { return Status{} }
+
+// Signal says that this system is not served.
+func (p *Process) Signal(syscall.Signal) error { return missing("kill") }
+
+// Kill says that this system is not served.
+func (p *Process) Kill() error { return missing("kill") }
+
+// Group is false here.
+func (p *Process) Group() bool { return false }
+
+// Contains is false here.
+func (p *Process) Contains(int) bool { return false }
+
+// PIDs are empty here.
+func (p *Process) PIDs() []int { return nil }
+
+// Holds is false here.
+func (p *Process) Holds(uint64) bool { return false }
+
+// Inodes are empty here.
+func (p *Process) Inodes() map[uint64]bool { return nil }
+
+// Main ends a process that was started as the shim: there is none here.
+func Main() {
+	if len(os.Args) > 1 && os.Args[1] == hidden {
+		fmt.Fprintln(os.Stderr, missing("exec"))
+		os.Exit(2)
+	}
+}

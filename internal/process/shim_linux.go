@@ -1,0 +1,311 @@
+package process
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"runtime"
+	"strconv"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// order is what Start tells the shim. Names and values may be any bytes, which a
+// JSON string cannot carry: they travel as []byte, lists joined by NUL.
+type order struct {
+	Args, Env []byte
+	Paths     []byte // where the executable may still be; tried in this order
+	Dev, Ino  uint64 // what it must be there
+	HasDir    bool
+	Dir       string // for the error only
+	Umask     int    // -1: unchanged
+	Limits    []limit
+	Who       *identity
+	Patience  time.Duration // how long an executable that is being written is waited for
+}
+
+// refusal is what the shim answers when it cannot exec.
+type refusal struct {
+	Op    string
+	Errno syscall.Errno
+}
+
+// reached is written before the (first) exec, so that the end of the status pipe
+// can be told from the shim's own death.
+const reached = 'R'
+
+// The shim's descriptors behind the target's, counted from the number in argv[2].
+const (
+	controlExe    = iota // O_PATH; first, because a script run by descriptor keeps it
+	controlStatus        // write end; closes on exec
+	controlOrder         // memfd
+	controlDir           // O_PATH, or closed
+	controlCount
+)
+
+// Main runs the shim, and never returns, if this process was started as one. Call
+// it first in main, and in TestMain of any package that calls Start. Otherwise it
+// does nothing.
+func Main() {
+	if len(os.Args) < 2 || os.Args[1] != hidden {
+		return
+	}
+	// The signal mask belongs to a thread. This one clears its own and execs; the
+	// others end there.
+	runtime.LockOSThread()
+	first := 0
+	if len(os.Args) == 3 {
+		first, _ = strconv.Atoi(os.Args[2]) // not a number: 0, refused below
+	}
+	if first < 3 {
+		fmt.Fprintf(os.Stderr, "%s %s is for its own use only\n", os.Args[0], hidden)
+		syscall.Exit(2)
+	}
+	op, errno := become(first)
+	b, _ := json.Marshal(refusal{op, errno}) // a string and a number cannot fail
+	// When nobody reads it any more, nobody waits for it.
+	_, _ = syscall.Write(first+controlStatus, b)
+	syscall.Exit(127)
+}
+
+// become prepares this process and turns it into the target. It returns only with
+// the operation that failed.
+func become(first int) (string, syscall.Errno) {
+	for fd := first; fd < first+controlCount; fd++ {
+		unix.CloseOnExec(fd) // one that is not open stays so
+	}
+	closeFrom(first + controlCount)
+	var o order
+	if err := readOrder(first+controlOrder, &o); err != nil {
+		return "read the orders", errnoOf(err)
+	}
+	// All that allocates comes first: a limit on memory counts from here on.
+	t, err := newImage(&o)
+	if err != nil {
+		return "exec", errnoOf(err)
+	}
+	if op, errno := o.prepare(first + controlDir); errno != 0 {
+		return op, errno
+	}
+	resetSignals()
+	_, _ = syscall.Write(first+controlStatus, []byte{reached}) // see Main
+	return "exec", t.exec(first+controlExe, &o)
+}
+
+func readOrder(fd int, o *order) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	b := make([]byte, st.Size)
+	for n := 0; n < len(b); {
+		m, err := unix.Pread(fd, b[n:], int64(n))
+		if err != nil {
+			return err
+		}
+		if m == 0 {
+			return syscall.ENODATA
+		}
+		n += m
+	}
+	return json.Unmarshal(b, o)
+}
+
+func errnoOf(err error) syscall.Errno {
+	if e, ok := err.(syscall.Errno); ok {
+		return e
+	}
+	return syscall.EINVAL
+}
+
+// prepare changes what a process inherits, in an order in which each step is still
+// allowed: groups before the user, and the user last.
+func (o *order) prepare(dir int) (string, syscall.Errno) {
+	if o.HasDir {
+		if err := unix.Fchdir(dir); err != nil {
+			return "chdir " + o.Dir, errnoOf(err)
+		}
+	}
+	restoreNofile()
+	for _, l := range o.Limits {
+		// syscall.Setrlimit, not prlimit: it makes Go forget the limit it would
+		// restore.
+		err := syscall.Setrlimit(l.Resource, &syscall.Rlimit{Cur: l.Soft, Max: l.Max})
+		if err != nil {
+			return "setrlimit " + l.Name, errnoOf(err)
+		}
+	}
+	if o.Umask >= 0 {
+		syscall.Umask(o.Umask)
+	}
+	if o.Who != nil {
+		return o.Who.assume()
+	}
+	return "", 0
+}
+
+// restoreNofile undoes what Go's syscall package did at start: it raises the soft
+// limit of descriptors to the hard one, which programs that use select(2) or close
+// every possible descriptor do not expect. syscall.Exec alone knows the original
+// and restores it before it execs; executing nothing leaves just that.
+func restoreNofile() {
+	_ = syscall.Exec("", []string{""}, nil) // ENOENT, always
+}
+
+// assume sets groups, gid and uid. What is the launcher's own already is left: it
+// may not have the right to set groups.
+func (id *identity) assume() (string, syscall.Errno) {
+	if id.UID == os.Geteuid() && id.GID == os.Getegid() && id.UID != 0 {
+		return "", 0
+	}
+	if err := syscall.Setgroups(id.Groups); err != nil {
+		return "setgroups", errnoOf(err)
+	}
+	if err := syscall.Setresgid(id.GID, id.GID, id.GID); err != nil {
+		return fmt.Sprintf("setgid %d", id.GID), errnoOf(err)
+	}
+	if id.UID < 0 {
+		return "", 0
+	}
+	if err := syscall.Setresuid(id.UID, id.UID, id.UID); err != nil {
+		return fmt.Sprintf("setuid %d", id.UID), errnoOf(err)
+	}
+	return "", 0
+}
+
+// resetSignals sets every signal to its default and unblocks all of them. exec
+// resets handlers by itself but leaves ignored signals ignored and blocked ones
+// blocked (signal(7)): a launcher under nohup, or one that ignores SIGPIPE, must
+// not hand that down. From here on this process is as mortal as the target.
+func resetSignals() {
+	// struct sigaction is laid out differently per architecture; all zeros is
+	// SIG_DFL without flags on every one. 128 bytes hold the largest.
+	var dfl [128]byte
+	size := uintptr(8)
+	for sig := uintptr(1); sig <= 64; sig++ {
+		// KILL and STOP refuse, which is as it should be.
+		_, _, _ = syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, sig,
+			uintptr(unsafe.Pointer(&dfl)), 0, size, 0, 0)
+	}
+	var none unix.Sigset_t
+	_ = unix.PthreadSigmask(unix.SIG_SETMASK, &none, nil) // fails for a bad argument only
+}
+
+// closeFrom closes every descriptor from first on: those that the launcher itself
+// inherited without knowing.
+func closeFrom(first int) {
+	if unix.CloseRange(uint(first), ^uint(0)>>1, 0) == nil {
+		return
+	}
+	// Before Linux 5.9, or under a seccomp filter that does not know the call.
+	open, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		for fd := first; fd < 4096; fd++ {
+			_ = syscall.Close(fd) // most are not open
+		}
+		return
+	}
+	for _, e := range open {
+		if fd, err := strconv.Atoi(e.Name()); err == nil && fd >= first {
+			_ = syscall.Close(fd) // the listing's own is among them, and gone already
+		}
+	}
+}
+
+// image is the ready-made argument of exec.
+type image struct {
+	args, env []*byte
+	paths     []string
+	empty     *byte
+}
+
+func newImage(o *order) (*image, error) {
+	env := split(o.Env)
+	for i, kv := range env {
+		if kv == "LISTEN_PID=self" {
+			env[i] = "LISTEN_PID=" + strconv.Itoa(os.Getpid()) // exec keeps the pid
+		}
+	}
+	t := &image{paths: split(o.Paths), empty: new(byte)}
+	var err error
+	if t.args, err = syscall.SlicePtrFromStrings(split(o.Args)); err != nil {
+		return nil, err
+	}
+	t.env, err = syscall.SlicePtrFromStrings(env)
+	return t, err
+}
+
+// exec tries until the file is no longer being written (ETXTBSY), or patience ends.
+//
+// The system call is made raw, without syscall.Exec's lock against new threads: a
+// thread that Go's runtime creates at this moment fails with EAGAIN, is retried
+// there, and ends with the rest when exec succeeds.
+func (t *image) exec(exe int, o *order) syscall.Errno {
+	const pause = 5 * time.Millisecond
+	for begin := time.Now(); ; {
+		errno := t.try(exe, o)
+		if errno != syscall.ETXTBSY || time.Since(begin) > o.Patience {
+			return errno
+		}
+		nap := syscall.NsecToTimespec(int64(pause))
+		_ = syscall.Nanosleep(&nap, nil) // cut short by a signal: tried sooner
+	}
+}
+
+func (t *image) try(exe int, o *order) syscall.Errno {
+	for _, path := range t.paths {
+		var st unix.Stat_t
+		if unix.Stat(path, &st) != nil || uint64(st.Dev) != o.Dev || st.Ino != o.Ino {
+			continue
+		}
+		p, err := syscall.BytePtrFromString(path)
+		if err != nil {
+			continue
+		}
+		_, _, errno := syscall.RawSyscall(syscall.SYS_EXECVE, uintptr(unsafe.Pointer(p)),
+			uintptr(unsafe.Pointer(&t.args[0])), uintptr(unsafe.Pointer(&t.env[0])))
+		return errno
+	}
+	errno := t.execFD(exe)
+	if errno != syscall.ENOENT {
+		return errno
+	}
+	// A script: its interpreter is to open /dev/fd/N, which the kernel refuses as
+	// pointless while N closes on exec (execveat(2)).
+	_, _, _ = syscall.RawSyscall(syscall.SYS_FCNTL, uintptr(exe), syscall.F_SETFD, 0)
+	return t.execFD(exe)
+}
+
+func (t *image) execFD(exe int) syscall.Errno {
+	_, _, errno := syscall.RawSyscall6(unix.SYS_EXECVEAT, uintptr(exe),
+		uintptr(unsafe.Pointer(t.empty)), uintptr(unsafe.Pointer(&t.args[0])),
+		uintptr(unsafe.Pointer(&t.env[0])), unix.AT_EMPTY_PATH, 0)
+	return errno
+}
+
+func join(list []string) []byte {
+	var b bytes.Buffer
+	for _, s := range list {
+		b.WriteString(s)
+		b.WriteByte(0)
+	}
+	return b.Bytes()
+}
+
+// split undoes join.
+func split(b []byte) []string {
+	var list []string
+	for len(b) > 0 {
+		i := bytes.IndexByte(b, 0)
+		if i < 0 {
+			i = len(b) - 1
+		}
+		list = append(list, string(b[:i]))
+		b = b[i+1:]
+	}
+	return list
+}

@@ -1,0 +1,222 @@
+package process
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// patience is how long Start waits for an executable that somebody still writes.
+const patience = time.Second
+
+// Start starts the release and returns once the target has been exec'ed, or says
+// why it was not; then nothing is left of it. ctx bounds the start alone: when it
+// ends before the exec, the process is killed and ctx's cause returned; later it
+// means nothing.
+//
+// Errors are an operation, its object and an errno: "exec /srv/app: exec format
+// error (...)", "chdir /srv: permission denied", "setrlimit nofile: operation not
+// permitted"; errors.Is sees the errno.
+func Start(ctx context.Context, s Spec) (*Process, error) {
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	p, report, err := fork(s)
+	if err != nil {
+		return nil, err
+	}
+	defer report.Close() // read only
+	stop := context.AfterFunc(ctx, func() {
+		_ = p.Kill() // gone already is as good
+	})
+	// Ends with the exec, with the shim's exit, or with the kill above. Only the shim
+	// has the other end.
+	said, _ := io.ReadAll(io.LimitReader(report, 4096)) // cut short: taken as what it is
+	if !stop() {
+		<-p.done
+		return nil, fmt.Errorf("exec %s: %w", s.Release.path, context.Cause(ctx))
+	}
+	if err := s.Release.verdict(said); err != nil {
+		<-p.done
+		return nil, err
+	}
+	if len(said) == 0 {
+		<-p.done
+		return nil, fmt.Errorf("exec %s: the shim ended before it: %v", s.Release.path, p.Status())
+	}
+	return p, nil
+}
+
+// fork runs the shim. report is the read end of its status pipe.
+func fork(s Spec) (p *Process, report *os.File, err error) {
+	r := s.Release
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	if r.exeFD < 0 {
+		return nil, nil, fmt.Errorf("exec %s: the release is closed", r.path)
+	}
+	var opened []int
+	defer func() {
+		for _, fd := range opened {
+			unix.Close(fd) // ours alone and never written to disk: cannot fail
+		}
+	}()
+	orders, err := r.orders(s)
+	if err != nil {
+		return nil, nil, fmt.Errorf("exec %s: orders: %w", r.path, err)
+	}
+	opened = append(opened, orders)
+	var status [2]int
+	if err := unix.Pipe2(status[:], unix.O_CLOEXEC); err != nil {
+		return nil, nil, fmt.Errorf("exec %s: pipe: %w", r.path, err)
+	}
+	opened = append(opened, status[1])
+	// Non-blocking is the read end alone, so that a goroutine waits and not a thread.
+	_ = unix.SetNonblock(status[0], true) // without it a thread waits
+	report = os.NewFile(uintptr(status[0]), "status pipe")
+
+	std := [3]int{s.Stdin, s.Stdout, s.Stderr}
+	for i, fd := range std {
+		if fd >= 0 {
+			continue
+		}
+		if std[i], err = unix.Open(os.DevNull, unix.O_RDWR|unix.O_CLOEXEC, 0); err != nil {
+			report.Close() // read only
+			return nil, nil, fmt.Errorf("open %s: %w", os.DevNull, err)
+		}
+		opened = append(opened, std[i])
+	}
+	if p, err = spawn(std, s.Files, r.exeFD, status[1], orders, r.wdFD); err != nil {
+		report.Close() // read only
+		return nil, nil, fmt.Errorf("fork for %s: %w", r.path, err)
+	}
+	return p, report, nil
+}
+
+// spawn forks and execs the launcher's own binary with these descriptors at
+// 0, 1, 2, 3... in this order.
+//
+// syscall.ForkExec with bare numbers duplicates them in the child and touches
+// nothing else. os/exec would take them from os.File.Fd, which clears O_NONBLOCK
+// on the open file description, that is for everybody who shares the socket.
+func spawn(std [3]int, files []int, control ...int) (*Process, error) {
+	var fds []uintptr
+	for _, list := range [][]int{std[:], files, control} {
+		for _, fd := range list {
+			fds = append(fds, uintptr(fd)) // -1 becomes "closed" there
+		}
+	}
+	pidfd := -1
+	first := strconv.Itoa(len(std) + len(files))
+	// The shim gets no environment: GODEBUG or GOMEMLIMIT are meant for the target.
+	pid, err := syscall.ForkExec("/proc/self/exe", []string{"baton", hidden, first}, &syscall.ProcAttr{
+		Files: fds,
+		Sys:   &syscall.SysProcAttr{Setpgid: true, PidFD: &pidfd},
+	})
+	if err != nil {
+		return nil, err
+	}
+	return newProcess(pid, pidfd), nil
+}
+
+// orders writes the shim's orders to a memfd: a pipe would hold 64 KiB, an
+// environment may be larger.
+func (r *Release) orders(s Spec) (int, error) {
+	b, err := json.Marshal(order{
+		Args: join(r.args), Env: join(s.Env), Paths: join([]string{r.path, r.real}),
+		Dev: r.dev, Ino: r.ino, HasDir: r.wdFD >= 0, Dir: r.dir,
+		Umask: r.umask, Limits: r.limits, Who: r.who, Patience: patience,
+	})
+	if err != nil {
+		return -1, err
+	}
+	fd, err := unix.MemfdCreate("baton orders", unix.MFD_CLOEXEC)
+	if err != nil {
+		return -1, err
+	}
+	for len(b) > 0 {
+		n, err := unix.Write(fd, b)
+		if err != nil {
+			unix.Close(fd) // memory: nothing to lose
+			return -1, err
+		}
+		b = b[n:]
+	}
+	return fd, nil
+}
+
+// verdict is the error the shim reported, or nil.
+func (r *Release) verdict(said []byte) error {
+	i := bytes.IndexByte(said, '{')
+	if i < 0 {
+		return nil
+	}
+	var no refusal
+	if err := json.Unmarshal(said[i:], &no); err != nil {
+		return fmt.Errorf("exec %s: the shim said %q", r.path, said)
+	}
+	if no.Op != "exec" {
+		return fmt.Errorf("%s: %w", no.Op, no.Errno)
+	}
+	if why := r.explain(no.Errno); why != "" {
+		return fmt.Errorf("exec %s: %w (%s)", r.path, no.Errno, why)
+	}
+	return fmt.Errorf("exec %s: %w", r.path, no.Errno)
+}
+
+// explain says what an errno of exec means where its text misleads.
+func (r *Release) explain(errno syscall.Errno) string {
+	switch errno {
+	case syscall.ENOEXEC:
+		if head, err := r.head(); err == nil && len(head) == 0 {
+			return "the file is empty"
+		}
+		return "neither a complete program for this machine nor a script with #!"
+	case syscall.ETXTBSY:
+		return "still open for writing after " + patience.String()
+	case syscall.ENOENT:
+		if head, err := r.head(); err == nil && bytes.HasPrefix(head, []byte("#!")) {
+			line, _, _ := bytes.Cut(head[2:], []byte("\n"))
+			return "its interpreter is missing: " + string(bytes.TrimSpace(line))
+		}
+		return "the file is there, its loader is not"
+	case syscall.EACCES:
+		if r.who != nil && r.who.name != "" {
+			return "as user " + r.who.name
+		}
+	case syscall.EAGAIN:
+		return "the user's limit nproc is reached"
+	case syscall.E2BIG:
+		return "arguments and environment are too long together"
+	}
+	return ""
+}
+
+// head is the beginning of the executable that is held open.
+func (r *Release) head() ([]byte, error) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	if r.exeFD < 0 {
+		return nil, os.ErrClosed
+	}
+	f, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", r.exeFD))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close() // read only
+	b := make([]byte, 256)
+	n, err := f.Read(b)
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return b[:n], err
+}
