@@ -50,7 +50,7 @@ type Command struct {
 	EnvFile []string `toml:"env_file"`
 	Umask   *int     `toml:"umask"` // nil: the launcher's
 	// Limits are resource limits by their setrlimit(2) name in lower case without
-	// RLIMIT_: "65536", "1024:65536" (soft:hard) or "unlimited".
+	// RLIMIT_: "65536", "512M", "1024:65536" (soft:hard) or "unlimited".
 	Limits map[string]string `toml:"limits"`
 }
 

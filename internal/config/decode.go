@@ -50,7 +50,7 @@ func (d *decoder) table(n *node, into reflect.Value, known map[string]int, extra
 
 // unknown names the nearest key of the same table, or the section that has it.
 func (d *decoder) unknown(n *node, name string, known []string) {
-	if near := nearest(name, known); near != "" {
+	if near := Nearest(name, known); near != "" {
 		d.fail(n, "unknown key", fmt.Sprintf("did you mean %q?", near))
 		return
 	}

@@ -79,9 +79,9 @@ func (e Errors) tidy() Errors {
 	})
 }
 
-// nearest returns the candidate that a typing error would most likely have meant,
+// Nearest returns the candidate that a typing error would most likely have meant,
 // or "" when none is near.
-func nearest(word string, candidates []string) string {
+func Nearest(word string, candidates []string) string {
 	best, least := "", 1+max(1, min(3, len(word)/3))
 	for _, c := range candidates {
 		if d := distance(strings.ToLower(word), c); d < least {
@@ -96,7 +96,7 @@ func nearest(word string, candidates []string) string {
 func distance(a, b string) int {
 	x, y := []rune(a), []rune(b)
 	if n := len(x) - len(y); n > 3 || n < -3 {
-		return 4 // further than nearest accepts; spares the table for long input
+		return 4 // further than Nearest accepts; spares the table for long input
 	}
 	before, last, row := make([]int, len(y)+1), make([]int, len(y)+1), make([]int, len(y)+1)
 	for j := range last {

@@ -64,17 +64,17 @@ func (r *rules) checkListeners() {
 	}
 }
 
-// checkListenerName keeps to what LISTEN_FDNAMES can carry (sd_listen_fds(3):
-// ASCII without ':' and control characters, at most 255) and to what --listen
-// can tell from an address.
+// checkListenerName keeps to what --listen takes before a '=', which is well
+// within what LISTEN_FDNAMES can carry (sd_listen_fds(3): ASCII without ':' and
+// control characters, at most 255).
 func (r *rules) checkListenerName(item *node, name string, seen map[string]*node) {
 	at := item.near("name")
 	bad := strings.ContainsFunc(name, func(c rune) bool {
-		return c > unicode.MaxASCII || unicode.IsControl(c) || strings.ContainsRune(":=/", c)
+		return !nameRune(c) && c != '@'
 	})
 	switch {
 	case bad || len(name) > 255:
-		r.fail(at, fmt.Sprintf("%q is not a name for a listener", name), "use ASCII without ':', '=', '/' and control characters, at most 255")
+		r.fail(at, fmt.Sprintf("%q is not a name for a listener", name), "use letters, digits, '.', '_', '-' and '@', at most 255")
 	case seen[name] != nil:
 		r.fail(at, fmt.Sprintf("the name %q is taken %s", name, seen[name].where()), "names are unique")
 	default:

@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"maps"
+	"math"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -46,7 +47,7 @@ func (r *rules) oneOf(n *node, got string, allowed ...string) {
 		return // reported as of the wrong kind
 	}
 	hint := "it is one of " + strings.Join(allowed, ", ")
-	if near := nearest(got, allowed); near != "" {
+	if near := Nearest(got, allowed); near != "" {
 		hint = fmt.Sprintf("did you mean %q?", near)
 	}
 	r.fail(n, fmt.Sprintf("%q is not known", got), hint)
@@ -147,7 +148,7 @@ var limitNames = []string{"as", "core", "cpu", "data", "fsize", "locks", "memloc
 func (r *rules) checkLimit(n *node, name, value string) {
 	if !slices.Contains(limitNames, name) {
 		hint := "known: " + strings.Join(limitNames, ", ")
-		if near := nearest(strings.TrimPrefix(strings.ToLower(name), "rlimit_"), limitNames); near != "" {
+		if near := Nearest(strings.TrimPrefix(strings.ToLower(name), "rlimit_"), limitNames); near != "" {
 			hint = fmt.Sprintf("did you mean %q?", near)
 		}
 		r.fail(n, "unknown limit", hint)
@@ -161,18 +162,23 @@ func (r *rules) checkLimit(n *node, name, value string) {
 	}
 	switch {
 	case !ok || !ok2:
-		r.fail(n, fmt.Sprintf("%q is not a limit", value), `write it as in "65536", "1024:65536" (soft:hard) or "unlimited"`)
+		r.fail(n, fmt.Sprintf("%q is not a limit", value), `write it as in "65536", "512M", "1024:65536" (soft:hard) or "unlimited"`)
 	case soft > hard:
 		r.fail(n, fmt.Sprintf("the soft limit %s is above the hard limit %s", softText, hardText), "")
 	}
 }
 
 func limitValue(s string) (uint64, bool) {
-	if s == "unlimited" {
-		return ^uint64(0), true
+	if s == "unlimited" || s == "infinity" {
+		return math.MaxUint64, true
+	}
+	shift := 0
+	if i := strings.IndexAny(s, "KMGT"); i >= 0 && i == len(s)-1 {
+		shift = 10 * (1 + strings.IndexByte("KMGT", s[i]))
+		s = s[:i]
 	}
 	v, err := strconv.ParseUint(s, 10, 64)
-	return v, err == nil
+	return v << shift, err == nil && v <= math.MaxUint64>>shift
 }
 
 func (r *rules) checkHandoff() {
