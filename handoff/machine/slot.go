@@ -41,15 +41,18 @@ func (m *Machine) orphan(s Slot) {
 	}
 }
 
-// release takes the slot from a living worker.
-func (m *Machine) release(w *worker) {
+// take takes the slot, if it still has it, from a living worker.
+func (m *Machine) take(w *worker) Slot {
 	s := w.slot
 	if s != none {
 		m.slots[s].holder = nil
 		w.slot = none
 	}
-	m.orphan(s)
+	return s
 }
+
+// release is take, with the slot watched until it is empty.
+func (m *Machine) release(w *worker) { m.orphan(m.take(w)) }
 
 // broken handles a slot whose socket is fresh: whoever holds it cannot reach it.
 func (m *Machine) broken(e Broken) {

@@ -86,8 +86,9 @@ func (m *Machine) exited(w *worker, reason string) {
 		m.vacate(w)
 		m.loseStandby(g)
 	default: // a newcomer, or serving while another stands by
-		m.vacate(w)
+		m.leave(w)
 		m.rollback(g, reason)
+		m.orphan(w.slot) // now that nothing new is steered to it
 	}
 }
 
@@ -102,10 +103,7 @@ func (m *Machine) succeed(w *worker) {
 // replace starts a successor on the slot of a worker that lives on to finish
 // what it has.
 func (m *Machine) replace(w *worker) {
-	s := w.slot
-	m.slots[s].holder = nil
-	w.slot = none
-	m.follow(w, s)
+	m.follow(w, m.take(w))
 	m.drainWorker(w)
 }
 
@@ -167,11 +165,12 @@ func (m *Machine) left(w *worker, reason string) {
 	}
 	m.note(NoteLeft, g, w, reason)
 	switch {
-	case g.phase == Starting || g.phase == Serving && m.in(Standby) != nil && w.role == Member:
-		if g.phase == Serving {
-			m.release(w)
-		}
+	case g.phase == Starting:
 		m.rollback(g, reason)
+	case g.phase == Serving && m.in(Standby) != nil && w.role == Member:
+		s := m.take(w)
+		m.rollback(g, reason)
+		m.orphan(s) // now that nothing new is steered to it
 	case g.phase == Standby && w.role == Member:
 		m.release(w)
 		m.drainWorker(w)
