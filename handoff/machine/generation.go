@@ -104,7 +104,7 @@ func (m *Machine) retire(old, g *generation) {
 			m.vacate(w)
 		}
 	}
-	if g.policy.Bake <= 0 || len(old.workers) == 0 {
+	if g.policy.Bake <= 0 || !old.manned() {
 		m.drain(old)
 		return
 	}

@@ -76,9 +76,7 @@ func (m *Machine) fired(t Timer) {
 	}
 	delete(m.timers, key)
 	if t.Kind == TimerBake {
-		if g := m.in(Standby); g != nil {
-			m.drain(g)
-		}
+		m.drain(m.in(Standby)) // there is one for as long as this timer runs
 		return
 	}
 	m.with(t.Worker, func(w *worker) { m.due(w, t.Kind) })

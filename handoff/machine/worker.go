@@ -75,7 +75,6 @@ func (m *Machine) exited(w *worker, reason string) {
 	if asked {
 		m.note(NoteExited, g, w, reason)
 		m.vacate(w)
-		m.loseStandby(g)
 		return
 	}
 	m.note(NoteCrashed, g, w, reason)
@@ -141,12 +140,17 @@ func (p Policy) backoff(n int) time.Duration {
 	return min(d, p.BackoffMax)
 }
 
-// loseStandby lets go of a standby generation of which nothing is left to go
-// back to.
+// loseStandby ends the bake when nothing is left to go back to.
 func (m *Machine) loseStandby(g *generation) {
-	if g.phase == Standby && len(g.workers) == 0 {
+	if !g.manned() {
+		m.cancel(timerKey{kind: TimerBake, gen: m.in(Serving).number})
 		m.drain(g)
 	}
+}
+
+// manned says whether any member still has its slot.
+func (g *generation) manned() bool {
+	return slices.ContainsFunc(g.workers, func(w *worker) bool { return w.role == Member && w.slot != none })
 }
 
 // left handles a living worker that cannot, or will not, accept on its slot.
@@ -173,6 +177,7 @@ func (m *Machine) left(w *worker, reason string) {
 		m.orphan(s) // now that nothing new is steered to it
 	case g.phase == Standby && w.role == Member:
 		m.release(w)
+		m.loseStandby(g)
 		m.drainWorker(w)
 	default:
 		m.replace(w)
