@@ -1,0 +1,274 @@
+package socket
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// shared is a listener with one socket for all slots: every worker that holds
+// it accepts, whatever Steer says.
+type shared struct {
+	base
+	reason  string
+	origins []netip.Addr
+	done    chan struct{}  // closed by Close
+	probes  sync.WaitGroup // probes and the closing of their connections; added to under mu
+
+	mu      sync.Mutex
+	o       Options
+	only    *member
+	slots   map[int]bool
+	refused bool
+	watch   *watch
+	closed  bool
+}
+
+func listenShared(a Address, at endpoint, o Options, reason string) (Listener, error) {
+	fd, err := bindFirst(&at, func(int) error { return nil })
+	if err != nil {
+		return nil, err
+	}
+	m := &member{fd: fd, slot: notSlot}
+	l := &shared{base: newBase(a, at, o), o: o}
+	if err := l.open(m); err != nil {
+		unix.Close(fd) // a socket that did not come to be has nothing to lose
+		return nil, err
+	}
+	return newShared(l.base, o, m, reason)
+}
+
+// newShared takes over m's socket, which listens, and closes it on error.
+func newShared(b base, o Options, m *member, reason string) (Listener, error) {
+	l := &shared{
+		base: b, reason: reason, origins: b.at.origins(), done: make(chan struct{}),
+		o: o, only: m, slots: map[int]bool{0: true},
+	}
+	w, err := newWatch(func() {
+		if err := l.Maintain(); err != nil && !errors.Is(err, ErrClosed) {
+			l.log.Warn("the socket stopped listening and could not be replaced", "error", err)
+		}
+	})
+	if err == nil {
+		l.watch = w
+		if err = w.add(m.fd); err != nil {
+			w.close()
+		}
+	}
+	if err != nil {
+		unix.Close(m.fd) // the listener does not come to be
+		return nil, err
+	}
+	return l, nil
+}
+
+// open starts to listen on a bound socket and notes what the kernel made of it.
+func (l *shared) open(m *member) (err error) {
+	if m.inode, err = inodeOf(m.fd); err != nil || !l.at.stream {
+		return err
+	}
+	if err := unix.Listen(m.fd, l.o.backlog()); err != nil {
+		return err
+	}
+	state, err := tcpListening(m.fd)
+	m.backlog = state.backlog
+	return err
+}
+
+func (l *shared) Mode() Mode     { return Shared }
+func (l *shared) Reason() string { return l.reason }
+
+func (l *shared) locked(doing string, f func() error) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	err := ErrClosed
+	if !l.closed {
+		err = f()
+	}
+	if err != nil {
+		return l.fail(doing, err)
+	}
+	return nil
+}
+
+func (l *shared) with(slot int, doing string, f func() error) error {
+	return l.locked(fmt.Sprintf("%s slot %d of", doing, slot), func() error {
+		if !l.slots[slot] {
+			return ErrNoSlot
+		}
+		return f()
+	})
+}
+
+func (l *shared) Apply(o Options) error {
+	return l.locked("apply options to", func() error {
+		if l.o.Shared && !o.Shared {
+			return errors.New("steering cannot be switched on while the socket is open")
+		}
+		l.o.Backlog = o.Backlog
+		if !l.at.stream {
+			return nil
+		}
+		if state, err := tcpListening(l.only.fd); err != nil || !state.on {
+			return err // not to be listened on again; Maintain sees to it
+		}
+		return l.open(l.only)
+	})
+}
+
+func (l *shared) Reserve(slot int) error {
+	return l.locked(fmt.Sprintf("reserve slot %d of", slot), func() error {
+		if slot < 0 {
+			return ErrNoSlot
+		}
+		l.slots[slot] = true
+		return nil
+	})
+}
+
+// FD leaves O_NONBLOCK alone: it belongs to the open file description, and so
+// to every worker that holds it.
+func (l *shared) FD(slot int) (fd int, err error) {
+	fd = -1
+	err = l.with(slot, "descriptor of", func() error {
+		fd = l.only.fd
+		return nil
+	})
+	return fd, err
+}
+
+func (l *shared) Inode(slot int) (inode uint64, err error) {
+	err = l.with(slot, "inode of", func() error {
+		inode = l.only.inode
+		return nil
+	})
+	return inode, err
+}
+
+func (l *shared) Pending(slot int) (p Pending, err error) {
+	err = l.with(slot, "queue of", func() (err error) {
+		p, err = l.pending(l.only.fd)
+		return err
+	})
+	return p, err
+}
+
+func (l *shared) Refuse(slot int) error {
+	return l.with(slot, "refuse on", func() error {
+		l.refused = true
+		return l.refuse(l.only.fd)
+	})
+}
+
+func (l *shared) Steer(table []Share) error {
+	return l.locked("steer", func() error {
+		return checkTable(table, func(slot int) bool { return l.slots[slot] })
+	})
+}
+
+// Maintain replaces a socket that no longer listens, which concerns every
+// slot, and restores the backlog of one that does.
+func (l *shared) Maintain() error {
+	l.found.flush()
+	return l.locked("maintain", func() error {
+		if !l.at.stream {
+			return nil
+		}
+		state, err := tcpListening(l.only.fd)
+		switch {
+		case err != nil:
+			return err
+		case !state.on:
+			return l.replace()
+		case state.backlog != l.only.backlog:
+			err := l.open(l.only)
+			if err == nil {
+				l.found.post(Reasserted, notSlot, fmt.Sprintf("the backlog had been set to %d, and is %d again",
+					state.backlog, l.only.backlog))
+			}
+			return err
+		}
+		return nil
+	})
+}
+
+// replace binds a fresh socket beside the broken one, which SO_REUSEADDR on
+// both allows as long as only one listens, and gives it the same descriptor.
+func (l *shared) replace() error {
+	at := l.at
+	fd, err := bindFirst(&at, func(int) error { return nil })
+	if err != nil {
+		return err
+	}
+	m := &member{fd: fd, slot: notSlot}
+	err = l.open(m)
+	if err == nil && l.refused {
+		err = l.refuse(fd)
+	}
+	if err == nil {
+		err = l.watch.remove(l.only.fd)
+	}
+	if err == nil {
+		err = unix.Dup3(fd, l.only.fd, unix.O_CLOEXEC)
+	}
+	unix.Close(fd) // either a duplicate now, or of no use
+	if err != nil {
+		return fmt.Errorf("replace socket: %w", err)
+	}
+	m.fd = l.only.fd
+	l.only = m
+	for slot := range l.slots {
+		l.found.post(Broken, slot, "the socket all slots share was shut down or disconnected")
+	}
+	return l.watch.add(m.fd)
+}
+
+// Probe connects until the worker that owner knows was the one to accept.
+func (l *shared) Probe(ctx context.Context, slot int, owner func(inode uint64) bool) error {
+	if !l.at.stream || owner == nil {
+		return l.fail("probe", ErrNoProof)
+	}
+	err := l.with(slot, "probe", func() error {
+		l.probes.Add(1)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	defer l.probes.Done()
+	p := prober{base: &l.base, done: l.done, running: &l.probes, owner: owner, defers: l.defers}
+	for _, p.origin = range l.origins {
+		// An address the machine does not have fails at once, the other one may do.
+		if err = p.run(ctx, slot); !unavailable(err) {
+			return err
+		}
+	}
+	return err
+}
+
+func (l *shared) defers() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return !l.closed && defersAccept(l.only.fd)
+}
+
+func (l *shared) Close() error {
+	l.mu.Lock()
+	if l.closed {
+		l.mu.Unlock()
+		return nil
+	}
+	l.closed = true
+	close(l.done)
+	l.mu.Unlock()
+
+	l.watch.close()
+	l.probes.Wait()
+	unix.Close(l.only.fd) // the connections still queued end here, as Close says
+	l.found.close()
+	return nil
+}

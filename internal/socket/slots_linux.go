@@ -1,0 +1,209 @@
+package socket
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+)
+
+func (g *steered) Mode() Mode     { return Steered }
+func (g *steered) Reason() string { return "" }
+
+func (g *steered) Apply(o Options) error {
+	return g.locked("apply options to", func() error {
+		if o.Shared {
+			return errors.New("steering cannot be switched off while the socket is open")
+		}
+		g.o.Backlog = o.Backlog
+		if !g.at.stream {
+			return nil
+		}
+		for _, m := range g.order {
+			if m.stranger() {
+				continue
+			}
+			if ok, err := g.healthy(m); err != nil || !ok {
+				continue // not to be listened on again; Maintain sees to it
+			}
+			if err := g.setBacklog(m); err != nil {
+				return fmt.Errorf("set backlog %d: %w", g.o.backlog(), err)
+			}
+		}
+		return nil
+	})
+}
+
+func (g *steered) Reserve(slot int) error {
+	return g.locked(fmt.Sprintf("reserve slot %d of", slot), func() error {
+		if slot < 0 {
+			return ErrNoSlot
+		}
+		if g.slots[slot] != nil {
+			return nil
+		}
+		m, err := g.spareGuard()
+		if err != nil {
+			return err
+		}
+		if err := g.assign(slot, m); err != nil {
+			return err
+		}
+		return g.maintain()
+	})
+}
+
+// with runs f under mu with the slot's member.
+func (g *steered) with(slot int, doing string, f func(m *member) error) error {
+	return g.locked(fmt.Sprintf("%s slot %d of", doing, slot), func() error {
+		m := g.slots[slot]
+		if m == nil {
+			return ErrNoSlot
+		}
+		return f(m)
+	})
+}
+
+func (g *steered) FD(slot int) (int, error) {
+	fd := -1
+	err := g.with(slot, "descriptor of", func(m *member) error {
+		fd = m.fd
+		// The slot's last worker may have made the socket blocking.
+		return unix.SetNonblock(m.fd, true)
+	})
+	return fd, err
+}
+
+func (g *steered) Inode(slot int) (inode uint64, err error) {
+	err = g.with(slot, "inode of", func(m *member) error {
+		inode = m.inode
+		return nil
+	})
+	return inode, err
+}
+
+func (g *steered) Pending(slot int) (p Pending, err error) {
+	err = g.with(slot, "queue of", func(m *member) (err error) {
+		p, err = g.pending(m.fd)
+		return err
+	})
+	return p, err
+}
+
+func (g *steered) Refuse(slot int) error {
+	return g.with(slot, "refuse on", func(m *member) error {
+		g.refused[slot] = true
+		return g.refuse(m.fd)
+	})
+}
+
+// Steer puts the table in force even where something else could not be put
+// right, and reports that all the same.
+func (g *steered) Steer(table []Share) error {
+	err := g.locked("steer", func() error {
+		if err := checkTable(table, func(slot int) bool { return g.slots[slot] != nil }); err != nil {
+			return err
+		}
+		g.table = append([]Share(nil), table...)
+		if err := g.maintain(); err != nil {
+			return errors.Join(err, g.attach())
+		}
+		return nil
+	})
+	settle()
+	return err
+}
+
+// checkTable refuses what has no meaning.
+func checkTable(table []Share, exists func(slot int) bool) error {
+	if len(table) == 0 {
+		return errors.New("no slot to steer to")
+	}
+	for _, s := range table {
+		if !exists(s.Slot) {
+			return fmt.Errorf("slot %d: %w", s.Slot, ErrNoSlot)
+		}
+		if s.Weight < 1 {
+			return fmt.Errorf("slot %d: weight %d is less than 1", s.Slot, s.Weight)
+		}
+	}
+	return nil
+}
+
+func (g *steered) Probe(ctx context.Context, slot int, _ func(inode uint64) bool) error {
+	if !g.at.stream {
+		return g.fail("probe", ErrNoProof)
+	}
+	err := g.with(slot, "probe", func(*member) error {
+		g.probes.Add(1)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	defer g.probes.Done()
+	p := prober{
+		base: &g.base, origin: g.origin, done: g.done, running: &g.probes,
+		defers: func() bool { return g.defers(slot) },
+		isolate: func(from netip.AddrPort) (func(), error) {
+			if err := g.isolate(slot, from); err != nil {
+				return nil, err
+			}
+			return func() { g.release(from) }, nil
+		},
+	}
+	return p.run(ctx, slot)
+}
+
+// isolate sends what comes from from to the slot until release.
+func (g *steered) isolate(slot int, from netip.AddrPort) error {
+	return g.with(slot, "probe", func(*member) error {
+		g.isolated[from] = slot
+		err := g.attach()
+		if err != nil {
+			delete(g.isolated, from)
+		}
+		return err
+	})
+}
+
+func (g *steered) release(from netip.AddrPort) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.isolated, from)
+	if g.closed {
+		return
+	}
+	if err := g.attach(); err != nil {
+		// The rule left behind names a port that nobody uses; the next change
+		// of steering or Maintain removes it.
+		g.log.Warn("a probe's rule stays in the steering program", "error", err)
+	}
+}
+
+// defers tells whether the worker set TCP_DEFER_ACCEPT on the slot.
+func (g *steered) defers(slot int) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	m := g.slots[slot]
+	return m != nil && !g.closed && defersAccept(m.fd)
+}
+
+func (g *steered) Close() error {
+	g.mu.Lock()
+	if g.closed {
+		g.mu.Unlock()
+		return nil
+	}
+	g.closed = true
+	close(g.done)
+	g.mu.Unlock()
+
+	g.watch.close()
+	g.probes.Wait()
+	g.discard()
+	g.found.close()
+	return nil
+}
