@@ -70,6 +70,9 @@ func (m *Machine) fail(w *worker, reason string) {
 
 // exited handles the end of a worker's process, asked for or not.
 func (m *Machine) exited(w *worker, reason string) {
+	if w.state == Waiting {
+		return // it has no process yet
+	}
 	g := w.gen
 	asked := slices.Contains([]State{Quieting, Idling, Signalled, Killed}, w.state)
 	if asked {
