@@ -1,0 +1,124 @@
+package machine
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// How actions and state read in text histories and in the traces of random ones.
+
+func (t Timer) String() string {
+	if t.Worker == 0 {
+		return fmt.Sprintf("%s g%d", t.Kind, t.Gen)
+	}
+	return fmt.Sprintf("%s w%d", t.Kind, t.Worker)
+}
+
+func showAction(a Action) string {
+	switch a := a.(type) {
+	case Prepare:
+		return fmt.Sprintf("prepare g%d", a.Gen)
+	case Forget:
+		return fmt.Sprintf("forget g%d", a.Gen)
+	case Start:
+		return fmt.Sprintf("start w%d of g%d on slot %d as %s", a.Worker, a.Gen, a.Slot, a.Role) + ordinal(a)
+	case Probe:
+		return fmt.Sprintf("probe w%d", a.Worker)
+	case Steer:
+		return "steer to " + showTable(a.Table)
+	case Refuse:
+		return fmt.Sprintf("refuse on slot %d", a.Slot)
+	case Watch:
+		return fmt.Sprintf("watch slot %d", a.Slot)
+	case WatchIdle:
+		return fmt.Sprintf("watch-idle w%d", a.Worker)
+	case Signal:
+		return fmt.Sprintf("signal w%d", a.Worker)
+	case Kill:
+		return fmt.Sprintf("kill w%d", a.Worker)
+	case SetTimer:
+		return fmt.Sprintf("timer %v in %v", a.Timer, a.After)
+	case ExtendTimer:
+		return fmt.Sprintf("extend %v to %v", a.Timer, a.After)
+	case StopTimer:
+		return fmt.Sprintf("untimer %v", a.Timer)
+	case Verdict:
+		return fmt.Sprintf("verdict on %d: %s", a.Request, a.Outcome) + number(" g", int(a.Gen)) + quoted(a.Reason)
+	case Note:
+		return showNote(a)
+	case Halt:
+		return "halt" + quoted(a.Failure)
+	}
+	panic(fmt.Sprintf("an action without words: %#v", a))
+}
+
+func showNote(n Note) string {
+	s := "note " + string(n.Kind) + number(" g", int(n.Gen)) + number(" w", int(n.Worker))
+	if n.Worker != 0 && n.Slot != none || n.Kind == NoteAbandoned {
+		s += fmt.Sprintf(" slot %d", n.Slot)
+	}
+	if n.Delay != 0 {
+		s += " after " + n.Delay.String()
+	}
+	return s + quoted(n.Reason)
+}
+
+func ordinal(a Start) string {
+	if a.Role == Emptier {
+		return ""
+	}
+	return " " + strconv.Itoa(a.Index)
+}
+
+func number(prefix string, n int) string {
+	if n == 0 {
+		return ""
+	}
+	return prefix + strconv.Itoa(n)
+}
+
+func quoted(s string) string {
+	if s == "" {
+		return ""
+	}
+	return " " + strconv.Quote(s)
+}
+
+func showTable(table []Share) string {
+	var b []string
+	for _, s := range table {
+		b = append(b, fmt.Sprintf("slot %d x%d", s.Slot, s.Weight))
+	}
+	return strings.Join(b, ", ")
+}
+
+// showMachine lists what there is: generations with their workers, slots that
+// are not free, the table, and what is running down.
+func showMachine(m *Machine) []string {
+	var out []string
+	for _, g := range m.gens {
+		out = append(out, fmt.Sprintf("g%d %s", g.number, g.phase))
+		for _, w := range g.workers {
+			line := fmt.Sprintf("  w%d %s %s", w.id, w.role, w.state)
+			if w.slot != none {
+				line += fmt.Sprintf(" slot %d", w.slot)
+			}
+			out = append(out, line)
+		}
+	}
+	for i, s := range m.slots {
+		switch {
+		case s.owner == nil:
+			out = append(out, fmt.Sprintf("slot %d free", i))
+		case s.holder == nil && s.stranded:
+			out = append(out, fmt.Sprintf("slot %d orphan of g%d, stranded", i, s.owner.number))
+		case s.holder == nil:
+			out = append(out, fmt.Sprintf("slot %d orphan of g%d", i, s.owner.number))
+		}
+	}
+	if m.pending != nil {
+		out = append(out, fmt.Sprintf("reload %d is remembered", *m.pending))
+	}
+	return out
+}

@@ -1,0 +1,283 @@
+package machine
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"pgregory.net/rapid"
+)
+
+// world is what the machine's actions are done to: processes, timers, watches,
+// as the supervisor sees them, and what was asked before.
+type world struct {
+	t           *rapid.T
+	m           Machine
+	lastRequest Request
+	verdicts    map[Request]Outcome
+	preparing   map[Generation]bool // asked, not answered
+	forgotten   map[Generation]bool
+	served      map[Generation]bool
+	failed      map[Generation]bool // rolled back
+	procs       map[Worker]*proc
+	lastWorker  Worker
+	timers      map[Timer]bool
+	everSet     []Timer
+	watches     map[Slot]bool // true: said to be stranded
+	refused     map[Slot]bool
+	table       []Share
+	before      []holding // the slots before the step
+	halted      bool
+}
+
+type proc struct {
+	gen                                              Generation
+	slot                                             Slot
+	lost                                             bool // told that it does not serve its slot any more
+	ready, probing, signalled, killed, waitedForIdle bool
+}
+
+type holding struct {
+	free  bool
+	gen   Generation
+	index int
+	role  Role
+}
+
+func newWorld(t *rapid.T) *world {
+	return &world{
+		t: t, verdicts: map[Request]Outcome{}, preparing: map[Generation]bool{}, forgotten: map[Generation]bool{},
+		served: map[Generation]bool{}, failed: map[Generation]bool{}, procs: map[Worker]*proc{},
+		timers: map[Timer]bool{}, watches: map[Slot]bool{}, refused: map[Slot]bool{},
+	}
+}
+
+// step tells the machine one fact, does what it asks and checks the rules.
+func (w *world) step(e Event) {
+	stale := w.stale(e)
+	w.happens(e)
+	w.before = nil
+	for _, s := range w.m.slots {
+		h := holding{free: s.holder == nil && s.owner == nil}
+		if s.holder != nil {
+			h.gen, h.index, h.role = s.holder.gen.number, s.holder.index, s.holder.role
+		}
+		w.before = append(w.before, h)
+	}
+	actions := w.m.Step(e)
+	w.t.Logf("%T%+v", e, e)
+	for _, a := range actions {
+		w.t.Logf("    %s", showAction(a))
+		w.do(a)
+	}
+	w.must(!stale || len(actions) == 0, "a fact about what is gone, or never was, changes something")
+	w.check()
+}
+
+// stale says whether a fact is about nothing that there is, or was told before.
+func (w *world) stale(e Event) bool {
+	gone := func(id Worker) bool { return w.procs[id] == nil }
+	switch e := e.(type) {
+	case Prepared:
+		return !w.preparing[e.Gen]
+	case Refused:
+		return !w.preparing[e.Gen]
+	case Fired:
+		return !w.timers[e.Timer]
+	case Quiet:
+		_, watched := w.watches[e.Slot]
+		return !watched
+	case Stranded:
+		stranded, watched := w.watches[e.Slot]
+		return !watched || stranded
+	case Broken:
+		return !w.m.known(e.Slot)
+	case Exited:
+		return gone(e.Worker)
+	case Unstartable:
+		return gone(e.Worker)
+	case BecameReady:
+		return gone(e.Worker)
+	case Probed:
+		return gone(e.Worker)
+	case Extended:
+		return gone(e.Worker)
+	case Left:
+		return gone(e.Worker)
+	case Idle:
+		return gone(e.Worker)
+	}
+	return false
+}
+
+// happens makes the fact true in the world before the machine hears of it.
+func (w *world) happens(e Event) {
+	switch e := e.(type) {
+	case Reload:
+		w.lastRequest = e.Request
+	case Prepared:
+		delete(w.preparing, e.Gen)
+	case Refused:
+		delete(w.preparing, e.Gen)
+	case Exited:
+		delete(w.procs, e.Worker)
+	case Unstartable:
+		delete(w.procs, e.Worker)
+	case BecameReady:
+		if p := w.procs[e.Worker]; p != nil {
+			p.ready = true
+		}
+	case Probed:
+		if p := w.procs[e.Worker]; p != nil {
+			p.probing = false
+		}
+	case Left:
+		if p := w.procs[e.Worker]; p != nil {
+			p.lost = true
+		}
+	case Broken:
+		for _, p := range w.procs {
+			p.lost = p.lost || p.slot == e.Slot
+		}
+	case Quiet:
+		delete(w.watches, e.Slot)
+	case Stranded:
+		if _, watched := w.watches[e.Slot]; watched {
+			w.watches[e.Slot] = true
+		}
+	case Idle:
+		if p := w.procs[e.Worker]; p != nil {
+			p.waitedForIdle = false
+		}
+	case Fired:
+		delete(w.timers, e.Timer)
+	}
+}
+
+// do carries out one action and fails on one that makes no sense where it comes.
+func (w *world) do(a Action) {
+	if _, answer := a.(Verdict); w.halted && !answer {
+		w.t.Fatalf("after the halt: %s", showAction(a))
+	}
+	switch a := a.(type) {
+	case Prepare:
+		w.must(len(w.preparing) == 0 && !w.m.stopping, "two generations begin, or one during a stop")
+		w.preparing[a.Gen] = true
+	case Forget:
+		w.must(!w.forgotten[a.Gen], "forgotten twice")
+		w.forgotten[a.Gen] = true
+		for id, p := range w.procs {
+			w.must(p.gen != a.Gen, "forgotten while w%d of it lives", id)
+		}
+	case Start:
+		w.startProc(a)
+	case Probe:
+		p := w.live(a.Worker)
+		w.must(p.ready && !p.probing, "probed before it is ready, or twice")
+		p.probing = true
+	case Steer:
+		w.must(len(a.Table) > 0 && !slices.Equal(a.Table, w.table), "no change of steering")
+		w.table = a.Table
+	case Refuse:
+		w.must(w.m.stopping && !w.refused[a.Slot], "refused before a stop, or twice")
+		w.refused[a.Slot] = true
+	case Watch:
+		w.must(!w.reachable(a.Slot), "slot %d is watched while new connections reach it", a.Slot)
+		w.watches[a.Slot] = false
+	case Verdict:
+		_, twice := w.verdicts[a.Request]
+		w.must(!twice, "a second verdict on reload %d", a.Request)
+		w.verdicts[a.Request] = a.Outcome
+		w.served[a.Gen] = w.served[a.Gen] || a.Outcome == Swapped
+		w.failed[a.Gen] = w.failed[a.Gen] || a.Outcome == RolledBack
+	case Halt:
+		w.checkHalt()
+	default:
+		w.doTimed(a)
+	}
+}
+
+// doTimed carries out what is done to a process or a timer.
+func (w *world) doTimed(a Action) {
+	switch a := a.(type) {
+	case WatchIdle:
+		p := w.live(a.Worker)
+		w.must(!p.waitedForIdle && !p.signalled, "waited for twice, or too late")
+		p.waitedForIdle = true
+	case Signal:
+		p := w.live(a.Worker)
+		w.must(!p.signalled && !p.killed, "signalled twice, or after it was killed")
+		w.must(p.lost || !w.reachable(p.slot), "w%d is signalled while new connections reach it", a.Worker)
+		p.signalled = true
+	case Kill:
+		p := w.live(a.Worker)
+		w.must(!p.killed, "killed twice")
+		p.killed = true
+	case SetTimer:
+		for t := range w.timers {
+			w.must(t.Kind != a.Timer.Kind || t.Worker != a.Timer.Worker || t.Gen != a.Timer.Gen, "timer %v is set twice", a.Timer)
+		}
+		w.timers[a.Timer] = true
+		w.everSet = append(w.everSet, a.Timer)
+	case ExtendTimer:
+		w.must(w.timers[a.Timer], "extends a timer that does not run")
+	case StopTimer:
+		w.must(w.timers[a.Timer], "stops a timer that does not run")
+		delete(w.timers, a.Timer)
+	}
+}
+
+func (w *world) startProc(a Start) {
+	w.must(a.Worker <= w.m.lastWork && w.procs[a.Worker] == nil, "w%d is started twice", a.Worker)
+	w.must(!w.m.ended, "started after an immediate end")
+	w.must(!w.failed[a.Gen], "started for a generation that was rolled back")
+	w.must(a.Role == Member || w.served[a.Gen], "an emptier of a generation that never served")
+	for id, p := range w.procs {
+		w.must(p.slot != a.Slot || p.lost, "w%d holds slot %d already", id, a.Slot)
+	}
+	if was := w.heldBefore(a.Slot); a.Role == Member && !was.free {
+		w.must(was.gen == a.Gen && was.index == a.Index && was.role == Member, "slot %d was not free for a newcomer", a.Slot)
+	}
+	w.lastWorker = max(w.lastWorker, a.Worker)
+	w.procs[a.Worker] = &proc{gen: a.Gen, slot: a.Slot}
+}
+
+func (w *world) reachable(s Slot) bool {
+	return !w.refused[s] && slices.Contains(w.table, Share{s, 1})
+}
+
+func (w *world) heldBefore(s Slot) holding {
+	if int(s) < len(w.before) {
+		return w.before[s]
+	}
+	return holding{free: true}
+}
+
+func (w *world) live(id Worker) *proc {
+	p := w.procs[id]
+	w.must(p != nil, "w%d has no process", id)
+	return p
+}
+
+func (w *world) must(ok bool, format string, args ...any) {
+	if !ok {
+		w.t.Helper()
+		w.t.Fatalf("%s\n%s", fmt.Sprintf(format, args...), strings.Join(showMachine(&w.m), "\n"))
+	}
+}
+
+func (w *world) checkHalt() {
+	w.must(!w.halted, "halted twice")
+	w.halted = true
+	w.must(len(w.procs) == 0, "halted with processes: %v", sorted(w.procs))
+	w.must(len(w.timers) == 0, "halted with timers: %v", w.liveTimers())
+	w.must(len(w.preparing) == 0, "halted while a generation is prepared")
+	for r := range w.lastRequest {
+		_, judged := w.verdicts[r+1]
+		w.must(judged, "halted without a verdict on reload %d", r+1)
+	}
+}
+
+func sorted[K cmp.Ordered, V any](m map[K]V) []K { return slices.Sorted(maps.Keys(m)) }
