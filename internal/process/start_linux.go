@@ -45,13 +45,8 @@ func Start(ctx context.Context, s Spec) (*Process, error) {
 		<-p.done
 		return nil, fmt.Errorf("exec %s: %w", s.Release.path, context.Cause(ctx))
 	}
-	if err := s.Release.verdict(said); err != nil {
-		<-p.done
+	if err := s.Release.verdict(said, p); err != nil {
 		return nil, err
-	}
-	if len(said) == 0 {
-		<-p.done
-		return nil, fmt.Errorf("exec %s: the shim ended before it: %v", s.Release.path, p.Status())
 	}
 	return p, nil
 }
@@ -154,11 +149,16 @@ func (r *Release) orders(s Spec) (int, error) {
 	return fd, nil
 }
 
-// verdict is the error the shim reported, or nil.
-func (r *Release) verdict(said []byte) error {
+// verdict judges what the shim said until its pipe ended: nil when the target runs;
+// otherwise the shim is gone when this returns.
+func (r *Release) verdict(said []byte, p *Process) error {
 	i := bytes.IndexByte(said, '{')
+	if i < 0 && len(said) > 0 {
+		return nil // it reached the exec, and had nothing to say after it
+	}
+	<-p.done
 	if i < 0 {
-		return nil
+		return fmt.Errorf("exec %s: the shim ended before it: %v", r.path, p.Status())
 	}
 	var no refusal
 	if err := json.Unmarshal(said[i:], &no); err != nil {
