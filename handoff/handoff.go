@@ -1,0 +1,305 @@
+// Package handoff is the engine: listeners in, generations over them. A
+// Supervisor owns the listeners, starts each generation's workers on slots of
+// their own, steers new connections to whoever serves, and ends the old
+// generation when nobody new can reach it.
+//
+// What is to be done is decided by handoff/machine alone; this package carries
+// it out and tells it what came of it. The invariant: whatever happens to a
+// newcomer, the generation that serves is not touched until the newcomer has
+// proved itself.
+//
+// One goroutine, the one in Run, owns the state. All others only wait (for an
+// exit, a message, a proof, an empty queue) and post what they found to it. The
+// package never reads a configuration file, a flag or a signal.
+package handoff
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"syscall"
+	"time"
+
+	"baton/handoff/machine"
+	"baton/health"
+	"baton/internal/event"
+	"baton/internal/process"
+	"baton/internal/socket"
+)
+
+// Plan is what one generation is to be, resolved from a configuration.
+type Plan struct {
+	Command       process.Command
+	Listeners     []ListenerPlan // in the order in which a worker sees them
+	Ready         health.Mode
+	ReadyDelay    time.Duration // for health.Delay
+	HandshakeWait time.Duration // longest wait for handshakes half open at a switch
+	DrainSignal   syscall.Signal
+	Policy        machine.Policy
+}
+
+// ListenerPlan is one configured address. Its identity across generations is
+// the address as it was asked for.
+type ListenerPlan struct {
+	Address socket.Address
+	Options socket.Options
+}
+
+// Output is where one worker writes. Stdout and Stderr are descriptors for it
+// to inherit; they stay the Output's own.
+type Output interface {
+	Stdout() int
+	Stderr() int
+	// Started lets go of what only the worker needs.
+	Started()
+	// Tail returns the last lines written; after the worker's end all that it
+	// wrote has arrived, whoever else still holds its descriptors.
+	Tail() []string
+}
+
+// Options are what a Supervisor needs from outside.
+type Options struct {
+	Name string // of the application
+	// Load resolves the configuration afresh: for the first generation and at
+	// each reload. It is called from another goroutine, never twice at once.
+	Load func() (*Plan, error)
+	// Output opens the output of a worker.
+	Output func(generation, index int) (Output, error)
+	// Observe receives every event, in order, on the goroutine of Run. It must
+	// not block nor call the Supervisor.
+	Observe func(event.Event)
+	Log     *slog.Logger
+}
+
+// Verdict is the one answer to a reload.
+type Verdict struct {
+	Outcome    machine.Outcome
+	Generation int // 0 when none was begun
+	Reason     string
+}
+
+// ErrNeverServed is wrapped by Run's error when the first generation could not
+// be brought to serve.
+var ErrNeverServed = errors.New("nothing serves")
+
+// Supervisor runs one application. Make it with New; it is used once.
+type Supervisor struct {
+	opts  Options
+	log   *slog.Logger
+	calls chan func()   // to the goroutine of Run
+	done  chan struct{} // closed when Run returns: nobody reads calls any more
+	wg    sync.WaitGroup
+
+	// What follows belongs to the goroutine of Run.
+	ctx       context.Context // of all waiting goroutines
+	rules     machine.Machine
+	inbox     []machine.Event // what a step in progress has led to
+	stepping  bool
+	gens      map[machine.Generation]*generation
+	workers   map[machine.Worker]*worker
+	listeners map[string]*listener // by the address as asked for
+	slots     map[machine.Slot]machine.Generation
+	table     []machine.Share
+	timers    map[machine.Timer]*timer
+	watches   map[machine.Slot]*watch
+	verdicts  map[machine.Request]func(Verdict)
+	lastReq   machine.Request
+	verdict   string // the last one, in words
+	stopping  bool
+	halted    bool
+	failure   string
+}
+
+// New returns a Supervisor that has done nothing yet.
+func New(o Options) *Supervisor {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Observe == nil {
+		o.Observe = func(event.Event) {}
+	}
+	return &Supervisor{
+		opts: o, log: o.Log,
+		calls:     make(chan func(), 64),
+		done:      make(chan struct{}),
+		gens:      make(map[machine.Generation]*generation),
+		workers:   make(map[machine.Worker]*worker),
+		listeners: make(map[string]*listener),
+		slots:     make(map[machine.Slot]machine.Generation),
+		timers:    make(map[machine.Timer]*timer),
+		watches:   make(map[machine.Slot]*watch),
+		verdicts:  make(map[machine.Request]func(Verdict)),
+	}
+}
+
+// upkeep is how often the sockets are compared with what they should be: what a
+// worker did to its sockets is put right within this time.
+const upkeep = time.Second
+
+// Run starts the first generation and returns when everything has ended: nil
+// after Stop or End, an error that wraps ErrNeverServed when nothing could be
+// brought to serve. A cancelled ctx is an End.
+func (s *Supervisor) Run(ctx context.Context) error {
+	var cancel context.CancelFunc
+	s.ctx, cancel = context.WithCancel(context.WithoutCancel(ctx))
+	defer s.wg.Wait()
+	defer cancel()
+	defer close(s.done)
+
+	s.reload(nil)
+	tick := time.NewTicker(upkeep)
+	defer tick.Stop()
+	ended := ctx.Done()
+	for !s.halted {
+		select {
+		case f := <-s.calls:
+			f()
+		case <-tick.C:
+			s.maintain()
+		case <-ended:
+			ended = nil
+			s.step(machine.End{})
+		}
+	}
+	s.closeAll()
+	s.emit(event.Event{Kind: event.Stopped, Message: "stopped", Reason: s.failure})
+	if s.failure != "" {
+		return &neverServed{s.failure}
+	}
+	return nil
+}
+
+type neverServed struct{ reason string }
+
+func (e *neverServed) Error() string { return ErrNeverServed.Error() + ": " + e.reason }
+func (e *neverServed) Unwrap() error { return ErrNeverServed }
+
+// Reload asks for a swap. done, which may be nil, gets the verdict, exactly
+// once, on the goroutine of Run; not at all when Run has returned.
+func (s *Supervisor) Reload(done func(Verdict)) { s.post(func() { s.reload(done) }) }
+
+// Stop ends everything gracefully.
+func (s *Supervisor) Stop() {
+	s.post(func() {
+		s.stopping = true
+		s.step(machine.Stop{})
+	})
+}
+
+// End kills everything now.
+func (s *Supervisor) End() {
+	s.post(func() {
+		s.stopping = true
+		s.step(machine.End{})
+	})
+}
+
+// Report returns the present state; nil when Run has returned.
+func (s *Supervisor) Report() *event.Report {
+	c := make(chan *event.Report, 1)
+	s.post(func() { c <- s.report() })
+	select {
+	case r := <-c:
+		return r
+	case <-s.done:
+		return nil
+	}
+}
+
+func (s *Supervisor) reload(done func(Verdict)) {
+	s.lastReq++
+	if done != nil {
+		s.verdicts[s.lastReq] = done
+	}
+	s.step(machine.Reload{Request: s.lastReq})
+}
+
+// post hands f to the goroutine of Run; it is dropped when Run has returned.
+func (s *Supervisor) post(f func()) {
+	select {
+	case s.calls <- f:
+	case <-s.done:
+	}
+}
+
+// spawn runs f in a goroutine that Run waits for; f ends when s.ctx does.
+func (s *Supervisor) spawn(f func()) {
+	s.wg.Add(1)
+	go func() {
+		defer s.wg.Done()
+		f()
+	}()
+}
+
+// step tells the rules a fact and does what they say. A fact that comes of
+// doing it waits until the actions at hand are done.
+func (s *Supervisor) step(e machine.Event) {
+	s.inbox = append(s.inbox, e)
+	if s.stepping {
+		return
+	}
+	s.stepping = true
+	for len(s.inbox) > 0 {
+		next := s.inbox[0]
+		s.inbox = s.inbox[1:]
+		for _, a := range s.rules.Step(next) {
+			s.do(a)
+		}
+	}
+	s.stepping = false
+}
+
+func (s *Supervisor) do(a machine.Action) {
+	switch a := a.(type) {
+	case machine.Prepare:
+		s.prepare(a.Gen)
+	case machine.Forget:
+		s.forget(a.Gen)
+	case machine.Start:
+		s.start(a)
+	case machine.Probe:
+		s.probe(s.workers[a.Worker])
+	case machine.Steer:
+		s.steer(a.Table)
+	case machine.Refuse:
+		s.refuse(a.Slot)
+	case machine.Watch:
+		s.watch(a.Slot)
+	case machine.WatchIdle:
+		s.watchIdle(s.workers[a.Worker])
+	case machine.Signal:
+		s.signal(s.workers[a.Worker])
+	case machine.Kill:
+		s.kill(s.workers[a.Worker])
+	case machine.SetTimer:
+		s.setTimer(a.Timer, a.After)
+	case machine.ExtendTimer:
+		s.extendTimer(a.Timer, a.After)
+	case machine.StopTimer:
+		s.stopTimer(a.Timer)
+	case machine.Verdict:
+		s.judge(a)
+	case machine.Note:
+		s.note(a)
+	case machine.Halt:
+		s.halted, s.failure = true, a.Failure
+	}
+}
+
+func (s *Supervisor) judge(v machine.Verdict) {
+	s.verdict = string(v.Outcome)
+	if v.Reason != "" {
+		s.verdict += ": " + v.Reason
+	}
+	switch v.Outcome {
+	case machine.Unfit:
+		s.emit(event.Event{Kind: event.Refused, Generation: int(v.Gen), Reason: v.Reason, Message: s.refusedWords(v)})
+	case machine.Superseded:
+		s.emit(event.Event{Kind: event.Superseded, Message: "a remembered reload gave way to a later one"})
+	}
+	if done := s.verdicts[v.Request]; done != nil {
+		delete(s.verdicts, v.Request)
+		done(Verdict{v.Outcome, int(v.Gen), v.Reason})
+	}
+}

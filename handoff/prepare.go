@@ -1,0 +1,196 @@
+package handoff
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+
+	"baton/handoff/machine"
+	"baton/internal/event"
+	"baton/internal/process"
+	"baton/internal/socket"
+)
+
+// generation is one start of a release, with all that it holds.
+type generation struct {
+	number    machine.Generation
+	plan      *Plan
+	release   *process.Release
+	listeners []*listener // in the plan's order
+	phase     machine.Phase
+	saysReady bool     // one of its workers has sent READY=1
+	tail      []string // the last lines of the worker that made it fail
+}
+
+// listener is a socket.Listener and who needs it.
+type listener struct {
+	socket.Listener
+	key     string // the address as asked for
+	asked   socket.Options
+	users   map[machine.Generation]bool
+	steered bool // somebody was given its connections
+}
+
+// prepared is what came of preparing a generation.
+type prepared struct {
+	plan    *Plan
+	release *process.Release
+	opened  map[string]*listener
+	err     error
+}
+
+// prepare resolves a generation in a goroutine. Until it is done the generation
+// keeps every listener there is from being closed, since it may want it.
+func (s *Supervisor) prepare(n machine.Generation) {
+	known := make(map[string]bool, len(s.listeners))
+	for key, l := range s.listeners {
+		l.users[n] = true
+		known[key] = true
+	}
+	s.spawn(func() { // ends with Load and Listen
+		p := s.resolve(n, known)
+		select {
+		case s.calls <- func() { s.prepared(n, p) }:
+		case <-s.done:
+			p.discard()
+		}
+	})
+}
+
+func (s *Supervisor) resolve(n machine.Generation, known map[string]bool) (p prepared) {
+	p.opened = make(map[string]*listener)
+	if p.plan, p.err = s.opts.Load(); p.err != nil {
+		return p
+	}
+	if p.release, p.err = process.Resolve(p.plan.Command); p.err != nil {
+		return p
+	}
+	for _, lp := range p.plan.Listeners {
+		key := lp.Address.String()
+		if known[key] || p.opened[key] != nil {
+			continue
+		}
+		l, err := socket.Listen(s.ctx, lp.Address, lp.Options)
+		if err != nil {
+			p.err = err
+			return p
+		}
+		p.opened[key] = &listener{Listener: l, key: key, asked: lp.Options, users: map[machine.Generation]bool{n: true}}
+	}
+	return p
+}
+
+// discard undoes what preparing did; safe whatever was reached.
+func (p prepared) discard() {
+	for _, l := range p.opened {
+		_ = l.Close() // nobody was told of it
+	}
+	if p.release != nil {
+		_ = p.release.Close() // only read from
+	}
+}
+
+func (s *Supervisor) prepared(n machine.Generation, p prepared) {
+	if p.err != nil {
+		p.discard()
+		s.disuse(n)
+		s.step(machine.Refused{Gen: n, Reason: p.err.Error()})
+		return
+	}
+	for key, l := range p.opened {
+		s.listeners[key] = l
+		s.opened(l)
+	}
+	g := &generation{number: n, plan: p.plan, release: p.release, phase: machine.Starting}
+	for _, lp := range p.plan.Listeners {
+		l := s.listeners[lp.Address.String()]
+		g.listeners = append(g.listeners, l)
+		if l.asked.Shared != lp.Options.Shared {
+			s.finding(l, "steering changes only when the listener is opened anew: restart to apply it")
+		}
+	}
+	s.gens[n] = g
+	for _, l := range s.listeners {
+		if !slices.Contains(g.listeners, l) {
+			delete(l.users, n)
+		}
+	}
+	s.closeUnused()
+	s.step(machine.Prepared{Gen: n, Policy: p.plan.Policy})
+}
+
+func (s *Supervisor) opened(l *listener) {
+	s.emit(event.Event{
+		Kind: event.ListenerOpened, Listener: l.Name(), Address: l.Address().String(),
+		Mode: string(l.Mode()), Reason: l.Reason(),
+		Message: "listening on " + l.Address().String() + ", " + string(l.Mode()) + because(l.Reason()),
+	})
+	s.spawn(func() { // ends when the listener is closed
+		for f := range l.Findings() {
+			s.post(func() { s.found(l, f) })
+		}
+	})
+}
+
+// forget lets go of a generation of which nothing is left, and of listeners
+// that only it had.
+func (s *Supervisor) forget(n machine.Generation) {
+	if g := s.gens[n]; g != nil {
+		_ = g.release.Close() // only read from
+		delete(s.gens, n)
+	}
+	s.disuse(n)
+}
+
+func (s *Supervisor) disuse(n machine.Generation) {
+	for _, l := range s.listeners {
+		delete(l.users, n)
+	}
+	s.closeUnused()
+}
+
+func (s *Supervisor) closeUnused() {
+	if s.stopping {
+		return // all are closed together, at the end
+	}
+	for _, key := range slices.Sorted(maps.Keys(s.listeners)) {
+		if l := s.listeners[key]; len(l.users) == 0 {
+			s.close(l)
+		}
+	}
+}
+
+func (s *Supervisor) close(l *listener) {
+	delete(s.listeners, l.key)
+	err := l.Close()
+	e := event.Event{Kind: event.ListenerClosed, Listener: l.Name(), Address: l.Address().String(), Message: "closed " + l.Address().String()}
+	if err != nil {
+		e.Reason = err.Error()
+	}
+	s.emit(e)
+}
+
+// closeAll is the end: nothing is left that could accept.
+func (s *Supervisor) closeAll() {
+	for _, key := range slices.Sorted(maps.Keys(s.listeners)) {
+		s.close(s.listeners[key])
+	}
+	for _, g := range s.gens {
+		_ = g.release.Close() // only read from
+	}
+}
+
+// newestFirst returns the generations, the newest first.
+func (s *Supervisor) newestFirst() []*generation {
+	return slices.SortedFunc(maps.Values(s.gens), func(a, b *generation) int { return cmp.Compare(b.number, a.number) })
+}
+
+// serving returns the generation that serves, or nil.
+func (s *Supervisor) serving() *generation {
+	for _, g := range s.gens {
+		if g.phase == machine.Serving {
+			return g
+		}
+	}
+	return nil
+}

@@ -1,0 +1,143 @@
+package handoff
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"baton/handoff/machine"
+	"baton/health"
+	"baton/internal/event"
+	"baton/internal/protocol"
+	"baton/internal/socket"
+)
+
+// awaitReady begins to look for the sign that the worker's mode of readiness
+// asks for. A message comes by itself.
+func (s *Supervisor) awaitReady(g *generation, w *worker) {
+	switch {
+	case w.readiness.Mode == health.Delay:
+		s.spawn(func() { // ends with the worker, or after the delay
+			select {
+			case <-w.ctx.Done():
+			case <-time.After(g.plan.ReadyDelay):
+				s.post(func() { s.sign(w, health.Elapsed, "it has run for "+g.plan.ReadyDelay.String()) })
+			}
+		})
+	case w.readiness.WantsProof():
+		listeners := provable(g.listeners)
+		if len(listeners) == 0 {
+			return // only a message can tell
+		}
+		s.spawn(func() { // ends with the worker, or when it is proved
+			if err := prove(w.ctx, listeners, w); err == nil {
+				s.post(func() { s.sign(w, health.Accepted, "it accepts connections") })
+			}
+		})
+	}
+}
+
+// provable returns the listeners on which an acceptance can be proved.
+func provable(all []*listener) []*listener {
+	var p []*listener
+	for _, l := range all {
+		switch l.Address().Network {
+		case "udp", "udp4", "udp6":
+		default:
+			p = append(p, l)
+		}
+	}
+	return p
+}
+
+// prove returns nil once the worker has accepted a connection on every
+// listener, each proved in a goroutine of its own, and the context's error when
+// it did not in time.
+func prove(ctx context.Context, listeners []*listener, w *worker) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	owns := func(inode uint64) bool { return w.proc.Inodes()[inode] }
+	results := make(chan error, len(listeners))
+	for _, l := range listeners {
+		go func() { results <- proveOne(ctx, l, int(w.slot), owns) }() // ends with ctx
+	}
+	var errs []error
+	for range listeners {
+		if err := <-results; err != nil {
+			errs = append(errs, err)
+			cancel()
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// proveOne tries again what failed for another reason than time: no descriptor
+// or no source port may be free just now.
+func proveOne(ctx context.Context, l *listener, slot int, owns func(uint64) bool) error {
+	for {
+		err := l.Probe(ctx, slot, owns)
+		if err == nil || ctx.Err() != nil || errors.Is(err, socket.ErrClosed) || errors.Is(err, socket.ErrNoProof) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%s: %w", l.Name(), err)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// probe asks in isolation whether a worker that is said to be ready serves.
+func (s *Supervisor) probe(w *worker) {
+	g := s.gens[w.gen]
+	listeners := provable(g.listeners)
+	s.spawn(func() { // ends with the worker, or the time to be ready
+		ctx, cancel := context.WithTimeout(w.ctx, g.plan.Policy.ReadyTimeout)
+		defer cancel()
+		var failure string
+		if err := prove(ctx, listeners, w); err != nil {
+			failure = "it accepts no connection: " + err.Error()
+		}
+		s.post(func() { s.step(machine.Probed{Worker: w.id, Failure: failure}) })
+	})
+}
+
+// sign takes one sign of readiness into account.
+func (s *Supervisor) sign(w *worker, sign health.Sign, words string) {
+	if w.ready || s.workers[w.id] != w || !w.readiness.By(sign) {
+		return
+	}
+	w.ready = true
+	s.maintain() // a worker may have changed its sockets while it set itself up
+	w.held = make(map[*listener]bool)
+	for _, l := range s.gens[w.gen].listeners {
+		w.held[l] = s.holds(w, l)
+	}
+	s.emit(s.of(w, event.Event{
+		Kind: event.Ready, Reason: words,
+		Message: fmt.Sprintf("pid %d of generation %d is ready: %s", w.pid(), w.gen, words),
+	}))
+	s.step(machine.BecameReady{Worker: w.id})
+}
+
+// message handles what a worker said on its notify socket.
+func (s *Supervisor) message(w *worker, m protocol.Message) {
+	if s.workers[w.id] != w {
+		return // said with its last breath
+	}
+	if m.Status != "" {
+		w.status = m.Status
+		s.emit(s.of(w, event.Event{Kind: event.Status, Reason: m.Status, Message: fmt.Sprintf("pid %d says: %s", w.pid(), m.Status)}))
+	}
+	if m.ExtendTimeout > 0 {
+		s.step(machine.Extended{Worker: w.id, By: m.ExtendTimeout})
+	}
+	if m.Ready {
+		s.gens[w.gen].saysReady = true
+		s.sign(w, health.Said, "it said so")
+	}
+	if m.Stopping && !w.drain && !w.killed {
+		s.step(machine.Left{Worker: w.id, Reason: "it said that it is stopping"})
+	}
+}

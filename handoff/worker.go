@@ -1,0 +1,272 @@
+package handoff
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"baton/handoff/machine"
+	"baton/health"
+	"baton/internal/event"
+	"baton/internal/process"
+	"baton/internal/protocol"
+	"baton/internal/socket"
+)
+
+// worker is one process of a generation, from the order to start it until
+// nothing of it is left.
+type worker struct {
+	id     machine.Worker
+	gen    machine.Generation
+	index  int
+	slot   machine.Slot
+	role   machine.Role
+	ctx    context.Context // ends with the worker
+	cancel context.CancelFunc
+	out    Output
+	notify *protocol.Notify
+
+	up      chan struct{} // closed when proc is set, or never will be
+	proc    *process.Process
+	started time.Time
+
+	readiness health.Readiness
+	ready     bool
+	held      map[*listener]bool // listeners whose slot it was seen to have open when ready
+	status    string             // in its own words
+	running   bool               // launched has been told; proc may be used
+	drain     bool               // the drain signal is due, or was sent
+	killed    bool               // KILL is due, or was sent
+}
+
+// start gives a worker its sockets, channel and output, and executes it in a
+// goroutine, because that takes milliseconds.
+func (s *Supervisor) start(a machine.Start) {
+	g := s.gens[a.Gen]
+	w := &worker{id: a.Worker, gen: a.Gen, index: a.Index, slot: a.Slot, role: a.Role, up: make(chan struct{})}
+	w.ctx, w.cancel = context.WithCancel(s.ctx)
+	s.workers[w.id] = w
+	if a.Role == machine.Member {
+		s.slots[a.Slot] = a.Gen
+	}
+	w.readiness = health.Readiness{Mode: g.plan.Ready, Expected: s.saysReady(g)}
+
+	spec, err := s.spec(g, w)
+	if err != nil {
+		if w.out != nil {
+			w.out.Started()
+		}
+		s.launched(w, nil, err)
+		return
+	}
+	s.spawn(func() { // ends when the target is executed, or cannot be
+		p, err := process.Start(w.ctx, spec)
+		w.proc = p
+		close(w.up)
+		w.out.Started()
+		select {
+		case s.calls <- func() { s.launched(w, p, err) }:
+		case <-s.done:
+		}
+	})
+}
+
+// saysReady says whether a READY=1 is sure to come from a worker of g: because
+// one of its own has sent it, or one of the generation that serves.
+func (s *Supervisor) saysReady(g *generation) bool {
+	sv := s.serving()
+	return g.saysReady || sv != nil && sv.saysReady
+}
+
+// spec collects what the worker inherits.
+func (s *Supervisor) spec(g *generation, w *worker) (process.Spec, error) {
+	spec := process.Spec{Release: g.release, Stdin: null()}
+	var socks []protocol.Socket
+	for i, l := range g.listeners {
+		if err := s.reserve(l, w); err != nil {
+			return spec, err
+		}
+		fd, err := l.FD(int(w.slot))
+		if err != nil {
+			return spec, err
+		}
+		spec.Files = append(spec.Files, fd)
+		lp := g.plan.Listeners[i]
+		socks = append(socks, protocol.Socket{Name: lp.Options.Name, Address: lp.Address.String()})
+	}
+	var err error
+	if w.out, err = s.opts.Output(int(w.gen), w.index); err != nil {
+		return spec, err
+	}
+	spec.Stdout, spec.Stderr = w.out.Stdout(), w.out.Stderr()
+	w.notify, err = protocol.OpenNotify(w.member, func(m protocol.Message) { s.post(func() { s.message(w, m) }) }, s.log)
+	if err != nil {
+		return spec, err
+	}
+	spec.Env = append(slices.Clone(g.release.Env()), protocol.Systemd(socks)...)
+	spec.Env = append(spec.Env, w.notify.Env(),
+		"BATON_GENERATION="+strconv.Itoa(int(w.gen)), "BATON_WORKER="+strconv.Itoa(max(w.index, 0)))
+	return spec, nil
+}
+
+// reserve makes the worker's slot exist on the listener. A listener that nobody
+// was given yet queues for the first who will serve it.
+func (s *Supervisor) reserve(l *listener, w *worker) error {
+	if err := l.Reserve(int(w.slot)); err != nil {
+		return err
+	}
+	if l.steered || w.role != machine.Member {
+		return nil
+	}
+	return l.Steer([]socket.Share{{Slot: int(w.slot), Weight: 1}})
+}
+
+// member says whether pid is one of the worker's processes. It waits for the
+// start to return, since a target may be faster than that.
+func (w *worker) member(pid int) bool {
+	<-w.up
+	return w.proc != nil && w.proc.Contains(pid)
+}
+
+// launched goes on when the target was executed, or was not.
+func (s *Supervisor) launched(w *worker, p *process.Process, err error) {
+	g := s.gens[w.gen]
+	if err != nil {
+		g.tail = nil
+		if w.out != nil {
+			g.tail = w.out.Tail()
+		}
+		s.release(w)
+		s.step(machine.Unstartable{Worker: w.id, Reason: err.Error()})
+		return
+	}
+	w.running, w.started = true, time.Now()
+	s.emit(s.of(w, event.Event{Kind: event.Started, Message: fmt.Sprintf("started pid %d for generation %d", p.PID(), w.gen)}))
+	s.spawn(func() { // ends when the process does: at the latest when it is killed
+		<-p.Done()
+		s.post(func() { s.exited(w) })
+	})
+	switch {
+	case w.killed:
+		_ = p.Kill() // gone already: Done tells
+	case w.drain:
+		_ = p.Signal(g.plan.DrainSignal) // the same
+	default:
+		s.awaitReady(g, w)
+	}
+}
+
+// exited handles the end of the worker's main process. Processes that it left
+// behind in its group may still serve what they accepted: a worker that was
+// asked to end is gone when they are too; one that crashed is followed at once,
+// and they are given the drain timeout.
+func (s *Supervisor) exited(w *worker) {
+	asked := w.drain || w.killed
+	switch {
+	case !w.proc.Group():
+		s.gone(w)
+	case asked:
+		s.spawn(func() { // ends with the group, which drain_timeout bounds
+			s.awaitGroup(w, 0)
+			s.post(func() { s.gone(w) })
+		})
+	default:
+		timeout := s.gens[w.gen].plan.Policy.DrainTimeout
+		s.spawn(func() { // ends with the group, after the timeout at the latest
+			_ = w.proc.Signal(syscall.SIGTERM) // gone already: awaitGroup sees it
+			s.awaitGroup(w, timeout)
+		})
+		s.gone(w)
+	}
+}
+
+// awaitGroup waits until no process of the worker's group is left, and kills it
+// after the timeout, if there is one, or when the launcher ends.
+func (s *Supervisor) awaitGroup(w *worker, timeout time.Duration) {
+	var late <-chan time.Time
+	if timeout > 0 {
+		t := time.NewTimer(timeout)
+		defer t.Stop()
+		late = t.C
+	}
+	ended := s.ctx.Done()
+	for pause := 2 * time.Millisecond; w.proc.Group(); pause = min(pause*2, 50*time.Millisecond) {
+		select {
+		case <-time.After(pause):
+		case <-late:
+			_ = w.proc.Kill() // gone already: the loop sees it
+		case <-ended:
+			ended = nil
+			_ = w.proc.Kill() // as above
+		}
+	}
+}
+
+// gone is the end of a worker.
+func (s *Supervisor) gone(w *worker) {
+	g := s.gens[w.gen]
+	reason := w.proc.Status().String()
+	if !w.drain {
+		g.tail = w.out.Tail()
+	}
+	s.release(w)
+	s.step(machine.Exited{Worker: w.id, Reason: reason})
+}
+
+// release frees what the launcher held for the worker.
+func (s *Supervisor) release(w *worker) {
+	w.cancel()
+	if w.notify != nil {
+		// Nobody is left to write to it. Not here: it waits for a reader that may
+		// be waiting for this goroutine.
+		s.spawn(func() { _ = w.notify.Close() })
+	}
+	delete(s.workers, w.id)
+}
+
+func (s *Supervisor) signal(w *worker) {
+	g := s.gens[w.gen]
+	w.drain = true
+	if !w.running {
+		return // launched sends it
+	}
+	_ = w.proc.Signal(g.plan.DrainSignal) // gone already: exited tells
+	s.emit(s.of(w, event.Event{Kind: event.Signalled, Message: fmt.Sprintf("sent %s to pid %d of generation %d", signalName(g.plan.DrainSignal), w.proc.PID(), w.gen)}))
+}
+
+func (s *Supervisor) kill(w *worker) {
+	w.killed = true
+	if !w.running {
+		w.cancel() // a start that waits for its executable gives up
+		return     // launched kills what was started all the same
+	}
+	_ = w.proc.Kill() // gone already: exited tells
+	s.emit(s.of(w, event.Event{Kind: event.Killed, Message: fmt.Sprintf("killed pid %d of generation %d", w.proc.PID(), w.gen)}))
+}
+
+// occupied says whether a worker is on the slot.
+func (s *Supervisor) occupied(slot machine.Slot) bool {
+	for _, w := range s.workers {
+		if w.slot == slot {
+			return true
+		}
+	}
+	return false
+}
+
+// null is what workers read from: nothing. The launcher's own standard input
+// may be a terminal, which a process group in the background cannot read. It
+// is opened once and kept for the life of the process; where it cannot be
+// opened (-1) a worker starts without standard input.
+var null = sync.OnceValue(func() int {
+	fd, err := syscall.Open(os.DevNull, syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		return -1
+	}
+	return fd
+})

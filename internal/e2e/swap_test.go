@@ -1,0 +1,80 @@
+package e2e
+
+import (
+	"fmt"
+	"path/filepath"
+	"testing"
+
+	"baton/internal/load"
+	"baton/internal/testkit"
+)
+
+// quick drains as soon as queues are empty, so that a hundred swaps take
+// seconds: what keeps requests is steering, not the delay.
+const quick = "[handoff]\ndrain_delay = \"0s\""
+
+// swaps is how often a test swaps under load.
+func swaps(t testing.TB) int {
+	if testing.Short() {
+		return 10
+	}
+	return 100
+}
+
+func TestAHundredSwapsUnderLoadLoseNothing(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		listen []string
+	}{
+		{"tcp", []string{listen("web", "127.0.0.1:0")}},
+		{"ipv6", []string{listen("web", "[::1]:0")}},
+		{"dual stack", []string{listen("web", ":0")}},
+		{"unix", []string{listen("web", "unix://PATH")}},
+		{"four listeners", []string{
+			listen("web", "127.0.0.1:0"), listen("six", "tcp6://[::1]:0"),
+			listen("both", ":0"), listen("file", "unix://PATH")}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			testkit.Leaks(t)
+			more := []string{quick}
+			for _, l := range c.listen {
+				more = append(more, inDir(l, filepath.Join(shortDir(t), "web.sock")))
+			}
+			a := run(t, config(t, testkit.Target(), more...))
+			var targets []load.Target
+			for _, name := range []string{"web", "six", "both", "file"}[:len(c.listen)] {
+				targets = append(targets, a.address(name))
+			}
+			fresh := begun(t, load.Options{Targets: targets, Clients: 16})
+			for range swaps(t) {
+				fresh.Mark()
+				a.swap()
+				fresh.Settle()
+			}
+			r := fresh.Stop()
+			none(t, "fresh", r, 10*swaps(t))
+			if n := len(r.ByGeneration); n < swaps(t)*9/10 {
+				t.Errorf("%d generations answered, want nearly all of %d: was there load across every swap?", n, swaps(t)+1)
+			}
+			a.Stop()
+		})
+	}
+}
+
+func TestWhatIsInFlightAcrossASwapIsServedToItsEnd(t *testing.T) {
+	testkit.Leaks(t)
+	a := run(t, config(t, testkit.Target(), quick, listen("web", "127.0.0.1:0")))
+	target := []load.Target{a.address("web")}
+	kinds := []load.Kind{load.Slow, load.Stream, load.Upload, load.KeepAlive}
+	var runs []*load.Runner
+	for _, k := range kinds {
+		runs = append(runs, begun(t, load.Options{Targets: target, Clients: 8, Kind: k}))
+	}
+	for range swaps(t) / 5 {
+		a.swap()
+	}
+	for i, r := range runs {
+		none(t, fmt.Sprint(kinds[i]), r.Stop(), 8)
+	}
+	a.Stop()
+}

@@ -1,0 +1,144 @@
+package launcher
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/user"
+	"slices"
+	"strconv"
+
+	"baton/handoff"
+	"baton/handoff/machine"
+	"baton/health"
+	"baton/internal/config"
+	"baton/internal/process"
+	"baton/internal/protocol"
+	"baton/internal/socket"
+)
+
+// plan turns a configuration into what the engine carries out.
+func plan(c *config.Config) (*handoff.Plan, error) {
+	mode, err := health.ParseMode(string(c.Handoff.Ready))
+	if err != nil {
+		return nil, err
+	}
+	p := &handoff.Plan{
+		Command:       command(c),
+		Ready:         mode,
+		ReadyDelay:    c.Handoff.ReadyDelay,
+		HandshakeWait: c.Handoff.HandshakeWait,
+		DrainSignal:   c.Handoff.DrainSignal(),
+		Policy: machine.Policy{
+			Workers:      1,
+			ReadyTimeout: c.Handoff.ReadyTimeout,
+			Bake:         c.Handoff.Bake,
+			DrainDelay:   c.Handoff.DrainDelay,
+			DrainIdle:    c.Handoff.DrainIdle,
+			DrainTimeout: c.Handoff.DrainTimeout,
+			MaxDraining:  c.Handoff.MaxDraining,
+			BackoffMin:   c.Restart.BackoffMin,
+			BackoffMax:   c.Restart.BackoffMax,
+			ResetAfter:   c.Restart.ResetAfter,
+		},
+	}
+	for _, l := range c.Listen {
+		lp, err := listener(l)
+		if err != nil {
+			return nil, fmt.Errorf("listener %s: %w", l.Name, err)
+		}
+		if slices.ContainsFunc(p.Listeners, func(x handoff.ListenerPlan) bool { return x.Address == lp.Address }) {
+			return nil, fmt.Errorf("listener %s: %s is listened on twice", l.Name, lp.Address)
+		}
+		p.Listeners = append(p.Listeners, lp)
+	}
+	return p, nil
+}
+
+// command begins with the launcher's environment, without what is meant for
+// the launcher alone.
+func command(c *config.Config) process.Command {
+	cmd := process.Command{
+		Exec: c.Command.Exec, Dir: c.Command.Directory,
+		User: c.Command.User, Group: c.Command.Group,
+		Base: protocol.Scrub(os.Environ()), EnvFile: c.Command.EnvFile,
+		Umask: c.Command.Umask, Limits: c.Command.Limits,
+	}
+	for k, v := range c.Command.Env {
+		cmd.Env = append(cmd.Env, k+"="+v)
+	}
+	slices.Sort(cmd.Env)
+	return cmd
+}
+
+func listener(l config.Listener) (handoff.ListenerPlan, error) {
+	_, a, err := socket.ParseAddress(l.Address)
+	if err != nil {
+		return handoff.ListenerPlan{}, err
+	}
+	o := socket.Options{
+		Name: l.Name, Backlog: l.Backlog, Mode: l.Mode, UID: -1, GID: -1,
+		Shared: l.Steering == config.SteeringOff,
+	}
+	u, g := l.UserGroup()
+	if u != "" {
+		if o.UID, err = uid(u); err != nil {
+			return handoff.ListenerPlan{}, err
+		}
+	}
+	if g != "" {
+		if o.GID, err = gid(g); err != nil {
+			return handoff.ListenerPlan{}, err
+		}
+	}
+	return handoff.ListenerPlan{Address: a, Options: o}, nil
+}
+
+func uid(name string) (int, error) {
+	u, err := user.Lookup(name)
+	if err == nil {
+		return strconv.Atoi(u.Uid)
+	}
+	if n, nerr := strconv.Atoi(name); nerr == nil && n >= 0 {
+		return n, nil
+	}
+	return 0, fmt.Errorf("owner: %w", err)
+}
+
+func gid(name string) (int, error) {
+	g, err := user.LookupGroup(name)
+	if err == nil {
+		return strconv.Atoi(g.Gid)
+	}
+	if n, nerr := strconv.Atoi(name); nerr == nil && n >= 0 {
+		return n, nil
+	}
+	return 0, fmt.Errorf("owner: %w", err)
+}
+
+// Check tells what is wrong with a configuration on this machine, beyond its
+// text: addresses that cannot be read, a command that cannot be executed, users
+// that do not exist. It starts nothing and binds nothing. What is right it
+// describes: the executable that would run and the listeners' canonical
+// addresses.
+func Check(c *config.Config) (Checked, error) {
+	var done Checked
+	p, err := plan(c)
+	if err == nil {
+		for _, l := range p.Listeners {
+			done.Listeners = append(done.Listeners, l.Address.String())
+		}
+	}
+	r, rerr := process.Resolve(command(c))
+	if rerr == nil {
+		done.Executable = r.Path()
+		_ = r.Close() // only read from
+	}
+	return done, errors.Join(err, rerr)
+}
+
+// Checked is what Check found to be right.
+type Checked struct {
+	Executable string   `json:"executable"`
+	Listeners  []string `json:"listeners"`
+}

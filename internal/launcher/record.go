@@ -1,0 +1,57 @@
+package launcher
+
+import (
+	"context"
+	"log/slog"
+
+	"baton/internal/event"
+)
+
+// levels are the kinds that are more, or less, than a transition: Error where a
+// person must act, Warn where a promise is at risk.
+var levels = map[event.Kind]slog.Level{
+	event.Refused:    slog.LevelError,
+	event.RolledBack: slog.LevelError,
+	event.Abandoned:  slog.LevelError,
+	event.Crashed:    slog.LevelWarn,
+	event.Finding:    slog.LevelWarn,
+	event.Emptying:   slog.LevelWarn,
+	event.Killed:     slog.LevelWarn,
+}
+
+// record writes an event as one line: the fact as message, values as
+// attributes. A value that is zero says nothing and is left out, but a slot.
+func record(log *slog.Logger, e event.Event) {
+	attrs := []slog.Attr{slog.String("event", string(e.Kind))}
+	number := func(key string, n int) {
+		if n != 0 {
+			attrs = append(attrs, slog.Int(key, n))
+		}
+	}
+	text := func(key, s string) {
+		if s != "" {
+			attrs = append(attrs, slog.String(key, s))
+		}
+	}
+	number("generation", e.Generation)
+	number("worker", e.Worker)
+	if e.Worker != 0 {
+		attrs = append(attrs, slog.Int("slot", e.Slot))
+	}
+	number("pid", e.PID)
+	text("listener", e.Listener)
+	text("address", e.Address)
+	text("mode", e.Mode)
+	text("reason", e.Reason)
+	if e.Delay != 0 {
+		attrs = append(attrs, slog.Duration("delay", e.Delay))
+	}
+	if len(e.Tail) > 0 {
+		attrs = append(attrs, slog.Any("tail", e.Tail))
+	}
+	level, ok := levels[e.Kind]
+	if !ok {
+		level = slog.LevelInfo
+	}
+	log.LogAttrs(context.Background(), level, e.Message, attrs...)
+}
