@@ -32,7 +32,7 @@ test: ## every test, with the race detector
 	$(GO) test -race ./...
 
 e2e: ## the tests that drive the program from outside, one after another, in words
-	$(GO) test -race -count=1 -v .
+	$(GO) test -race -count=1 -v ./internal/e2e
 
 fuzz: ## each fuzz target for FUZZTIME (10s; a count such as 50000x works too)
 	./.ci/fuzz $(FUZZTIME)
