@@ -90,13 +90,15 @@ func (a *app) gone(n int) {
 	a.WaitEvent(0, "gone", "generation", n)
 }
 
-// swap sends a HUP and waits until the next generation serves and the previous
-// one is gone.
+// swap sends a HUP and waits until the next generation serves. A few may drain
+// meanwhile, as under a busy deployer.
 func (a *app) swap() {
 	a.t.Helper()
 	a.HUP()
 	a.serving(a.last + 1)
-	a.gone(a.last - 1)
+	if a.last > 4 {
+		a.gone(a.last - 4)
+	}
 }
 
 // address of a listener, as the log says it was bound.

@@ -9,9 +9,10 @@ import (
 	"baton/internal/testkit"
 )
 
-// quick drains as soon as queues are empty, so that a hundred swaps take
-// seconds: what keeps requests is steering, not the delay.
-const quick = "[handoff]\ndrain_delay = \"0s\""
+// quick drains sooner than the default second, so that a hundred swaps take
+// seconds. What is left is for the Go server to read what it has accepted: its
+// Shutdown drops a connection whose request it has not read yet.
+const quick = "[handoff]\ndrain_delay = \"250ms\""
 
 // swaps is how often a test swaps under load.
 func swaps(t testing.TB) int {
