@@ -19,7 +19,7 @@ func latency(ctx context.Context, b *bench) error {
 		return err
 	}
 	paced := swapping{part: "latency", name: "baton, paced", pause: b.pause, every: time.Second, want: "<= 1.25"}
-	full := swapping{part: "latency", name: "baton, full", every: time.Second}
+	full := swapping{part: "latency", name: "baton, full", every: time.Second, want: paced.want}
 	return errors.Join(b.latencyPairs(ctx, under, paced), b.latencyPairs(ctx, under, full))
 }
 
