@@ -140,7 +140,7 @@ func TestFileMayBeIncompleteWithoutItsProfile(t *testing.T) {
 	if _, err := Parse(text, "app.toml", Options{}); err == nil {
 		t.Error("parsed without the profile although it has neither command nor listener")
 	}
-	if _, err := Parse("name = 1\n"+text, "app.toml", Options{Profile: "x"}); err == nil {
+	if _, err := Parse("name = 1\n"+text+"name = 'x'\n", "app.toml", Options{Profile: "x"}); err == nil {
 		t.Error("parsed although the file without the profile has a number for a name")
 	}
 }

@@ -139,3 +139,6 @@ func tomlString(s string) string {
 	b.WriteByte('"')
 	return b.String()
 }
+
+// Quote writes a string or a list of strings as TOML.
+func Quote[T string | []string](v T) string { return tomlValue(v) }
