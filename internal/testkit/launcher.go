@@ -47,6 +47,8 @@ func (l Line) Event() map[string]any {
 type Launcher struct {
 	// Cmd may be changed until Start: environment, directory, namespace.
 	Cmd *exec.Cmd
+	// StartBy starts Cmd, in another namespace for one; it is (*exec.Cmd).Start.
+	StartBy func(*exec.Cmd) error
 	// Home is its BATON_HOME, a directory of its own with a short path.
 	Home string
 
@@ -75,6 +77,14 @@ func NewBaton(t testing.TB, args ...string) *Launcher {
 	return newLauncher(t, Binary(t), args...)
 }
 
+// NewTarget is the target as a process of the test, with no baton above it: its
+// sockets are what "listen=" says.
+func NewTarget(t testing.TB, behaviours ...string) *Launcher {
+	t.Helper()
+	target := Target(behaviours...)
+	return newLauncher(t, target[0], target[1:]...)
+}
+
 func newLauncher(t testing.TB, path string, args ...string) *Launcher {
 	t.Helper()
 	home, err := os.MkdirTemp("", "bt") // t.TempDir is too long for a unix socket's path
@@ -86,7 +96,7 @@ func newLauncher(t testing.TB, path string, args ...string) *Launcher {
 			t.Error(err)
 		}
 	})
-	l := &Launcher{Cmd: exec.Command(path, args...), Home: home, t: t,
+	l := &Launcher{Cmd: exec.Command(path, args...), StartBy: (*exec.Cmd).Start, Home: home, t: t,
 		marker: fmt.Sprintf("%s=%d-%d", envRun, os.Getpid(), launchers.Add(1)),
 		exited: make(chan struct{}), grown: make(chan struct{})}
 	// The race detector of baton and its workers would linger for 1 s on exit.
@@ -108,7 +118,7 @@ func (l *Launcher) Start() {
 		}
 	}
 	l.Cmd.Stdout, l.Cmd.Stderr = theirs[0], theirs[1]
-	err := l.Cmd.Start()
+	err := l.StartBy(l.Cmd)
 	for i := range ours {
 		_ = theirs[i].Close() // the child has its own
 		if err == nil {

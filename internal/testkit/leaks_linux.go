@@ -162,7 +162,7 @@ func marked(entry string) map[int]string {
 func Listening(t testing.TB, port int) bool {
 	t.Helper()
 	suffix := fmt.Sprintf(":%04X", port)
-	for _, table := range []string{"/proc/self/net/tcp", "/proc/self/net/tcp6"} {
+	for _, table := range []string{"/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"} {
 		text, err := os.ReadFile(table)
 		if err != nil {
 			t.Fatal(err)
