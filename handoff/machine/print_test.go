@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"testing"
 )
 
 // How actions and state read in text histories and in the traces of random ones.
@@ -121,4 +122,20 @@ func showMachine(m *Machine) []string {
 		out = append(out, fmt.Sprintf("reload %d is remembered", *m.pending))
 	}
 	return out
+}
+
+// Each action has words of its own, so that a history shows it.
+func TestEveryActionHasWords(t *testing.T) {
+	said := map[string]Action{}
+	for _, a := range []Action{
+		Prepare{}, Forget{}, Start{}, Probe{}, Steer{}, Refuse{}, Watch{}, WatchIdle{}, Signal{}, Kill{},
+		SetTimer{}, ExtendTimer{}, StopTimer{}, Verdict{}, Note{}, Halt{},
+	} {
+		a.isAction()
+		verb, _, _ := strings.Cut(showAction(a), " ")
+		if other, twice := said[verb]; twice || verb == "" {
+			t.Errorf("%T and %T are both %q", a, other, verb)
+		}
+		said[verb] = a
+	}
 }
