@@ -7,7 +7,7 @@ type Action interface{ isAction() }
 
 type (
 	// Prepare resolves configuration and release afresh and binds new
-	// listeners; Prepared or Refused answers.
+	// listeners; Prepared or Refused answers, and Halt waits for it.
 	Prepare struct{ Gen Generation }
 	// Forget lets go of a generation's release and of listeners that only it
 	// had. Nothing of it is left.
@@ -28,7 +28,8 @@ type (
 	// Refuse lets no new connection reach the slot; those it has stay.
 	Refuse struct{ Slot Slot }
 	// Watch takes note of the handshakes half open now and follows the slot's
-	// queue; Stranded may, Quiet will follow. It replaces an earlier Watch.
+	// queue; Stranded may, Quiet will follow. It ends with Quiet, with a later
+	// Watch of the slot, or with Halt.
 	Watch struct{ Slot Slot }
 	// WatchIdle waits until the worker has no connection; Idle answers. It ends
 	// with the worker.
