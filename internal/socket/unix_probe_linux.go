@@ -1,0 +1,167 @@
+package socket
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"baton/internal/socket/diag"
+	"golang.org/x/sys/unix"
+)
+
+// Nothing tells a client that it was accepted, so Probe asks, at first often.
+const (
+	probePause    = time.Millisecond
+	maxProbePause = 20 * time.Millisecond
+)
+
+// Pending is the length of the accept queue. Who connected and left again
+// before being accepted still counts.
+func (l *unixListener) Pending(number int) (Pending, error) {
+	l.mu.Lock()
+	s, err := l.slot(number)
+	var inode uint64
+	if err == nil {
+		inode = s.inode
+	}
+	l.mu.Unlock()
+	if err != nil {
+		return Pending{}, l.fail("queue of", err)
+	}
+	d, ok, err := diag.UnixListening(inode)
+	if err == nil && !ok {
+		err = fmt.Errorf("slot %d does not listen", number)
+	}
+	if err != nil {
+		return Pending{}, l.fail("queue of", err)
+	}
+	return Pending{Queued: int(d.RQueue)}, nil
+}
+
+// HalfOpen is empty: connect(2) queues the connection or fails.
+func (l *unixListener) HalfOpen() (Handshakes, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return nil, l.fail("half-open handshakes of", ErrClosed)
+	}
+	return nil, nil
+}
+
+// Remaining is 0, for there were none.
+func (l *unixListener) Remaining(Handshakes) (int, error) {
+	_, err := l.HalfOpen()
+	return 0, err
+}
+
+// Connections finds the listener's by the name that accepted sockets have from
+// the listening one. One that the client has closed counts until the worker
+// closes it too.
+func (l *unixListener) Connections(owner func(inode uint64) bool) (int, error) {
+	l.mu.Lock()
+	closed := l.closed
+	bound := make(map[string]bool, len(l.bound))
+	for name := range l.bound {
+		bound[name] = true
+	}
+	l.mu.Unlock()
+	if closed {
+		return 0, l.fail("connections of", ErrClosed)
+	}
+	n, err := diag.UnixConnections(func(name string) bool { return bound[name] }, owner)
+	if err != nil {
+		return 0, l.fail("connections of", err)
+	}
+	return n, nil
+}
+
+// Probe connects through the slot's private link, which nobody else can, so
+// that it reaches the slot whether the path leads there or not. The connection
+// carries nothing and is closed as soon as it was accepted.
+func (l *unixListener) Probe(ctx context.Context, number int, owner func(inode uint64) bool) error {
+	var last error
+	for pause := probePause; ; pause = min(2*pause, maxProbePause) {
+		accepted, err := l.probe(ctx, number)
+		if err == nil && l.reason != "" && owner != nil && !owner(accepted) {
+			err = errors.New("accepted by another worker")
+		}
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, ErrClosed) || errors.Is(err, ErrNoSlot):
+			return l.fail("probe", err)
+		case ctx.Err() == nil:
+			last = err
+		}
+		if late := wait(ctx, pause); late != nil {
+			if last != nil {
+				late = fmt.Errorf("%w (%w)", late, last)
+			}
+			return l.fail(fmt.Sprintf("probe slot %d of", number), late)
+		}
+	}
+}
+
+// probe makes one connection and returns the inode of the socket that accept
+// made of it; 0 if that was closed before it could be seen.
+func (l *unixListener) probe(ctx context.Context, number int) (uint64, error) {
+	fd, err := l.connect(number)
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(fd)
+	client, err := socketInode(fd)
+	if err != nil {
+		return 0, err
+	}
+	for pause := probePause; ; pause = min(2*pause, maxProbePause) {
+		s, err := seen(client)
+		switch {
+		case err != nil:
+			return 0, err
+		case s.Peer != 0:
+			return s.Peer, nil
+		case s.Shutdown != 0:
+			return 0, ended(fd)
+		}
+		if err := wait(ctx, pause); err != nil {
+			return 0, err
+		}
+	}
+}
+
+// ended tells how a connection ended that we did not close: accepted and
+// closed (nil), or reset with the queue it was in (unix_release_sock in
+// net/unix/af_unix.c sets ECONNRESET for what was not accepted).
+func ended(fd int) error {
+	_, err := unix.Read(fd, make([]byte, 1))
+	return err
+}
+
+// connect connects to a slot. It does not wait.
+func (l *unixListener) connect(number int) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s, err := l.slot(number)
+	if err != nil {
+		return -1, err
+	}
+	directory, name, ok := l.whereIs(s)
+	if !ok {
+		return -1, unix.ENOENT
+	}
+	return connectUnix(l.place.dial(directory, name))
+}
+
+// wait returns ctx's error, or nil after the pause.
+func wait(ctx context.Context, pause time.Duration) error {
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
+	}
+}
