@@ -71,6 +71,14 @@ func Baton(t testing.TB, args ...string) *Launcher {
 	return l
 }
 
+// StartBaton is Baton with a binary that the test has built itself.
+func StartBaton(t testing.TB, path string, args ...string) *Launcher {
+	t.Helper()
+	l := newLauncher(t, path, args...)
+	l.Start()
+	return l
+}
+
 // NewBaton is Baton without the start.
 func NewBaton(t testing.TB, args ...string) *Launcher {
 	t.Helper()
