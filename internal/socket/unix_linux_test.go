@@ -210,7 +210,7 @@ func TestAUnixSocketHasItsModeAndOwner(t *testing.T) {
 	see("with the mode left out", 0o666&^umask, 12345, 34567)
 }
 
-func TestApplyChangesTheBacklog(t *testing.T) {
+func TestUnixApplyChangesTheBacklog(t *testing.T) {
 	o := unixOptions()
 	o.Backlog = 2
 	l := unixListen(t, o)
@@ -279,7 +279,7 @@ func TestUnixConnectionsAreCounted(t *testing.T) {
 	}
 }
 
-func TestRefuseTakesThePathAwayAndLeavesTheQueue(t *testing.T) {
+func TestUnixRefuseTakesThePathAwayAndLeavesTheQueue(t *testing.T) {
 	l := unixListen(t, unixOptions())
 	unixCheck(t, l.Reserve(1))
 	path := l.Address().Path

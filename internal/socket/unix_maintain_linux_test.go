@@ -54,7 +54,7 @@ func TestAUnixSocketRenamedAwayComesBack(t *testing.T) {
 	unixCheck(t, os.Remove(path+".old"))
 }
 
-func TestMaintainLinksThePathBackWithoutTheWatch(t *testing.T) {
+func TestUnixMaintainLinksThePathBackWithoutTheWatch(t *testing.T) {
 	l := unixListen(t, unixOptions())
 	unixBlind(t, l)
 	unixCheck(t, os.Remove(l.Address().Path))
@@ -234,7 +234,7 @@ func TestABrokenSharedUnixSocketIsBrokenForEverySlot(t *testing.T) {
 	unixConnected(t, l.Address().Path)
 }
 
-func TestMaintainListensAgainWithTheConfiguredBacklog(t *testing.T) {
+func TestUnixMaintainListensAgainWithTheConfiguredBacklog(t *testing.T) {
 	l := unixListen(t, unixOptions())
 	inode, err := l.Inode(0)
 	unixCheck(t, err)
