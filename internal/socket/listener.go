@@ -67,7 +67,8 @@ type Share struct {
 	Weight int
 }
 
-// Pending is what waits on a slot and no worker has taken yet.
+// Pending is what waits on a slot and no worker has taken yet, without what a
+// Probe that was given up has left there.
 type Pending struct {
 	Queued int // connections in the accept queue; for udp, bytes unread (with the kernel's overhead)
 }
@@ -132,7 +133,7 @@ type Listener interface {
 	Reason() string
 	// Apply takes over the backlog, mode and owner that a reload changed.
 	Apply(Options) error
-	// Reserve makes slot exist, with its guard. Repeating it does nothing.
+	// Reserve makes slot exist, with its guard, and takes back a Refuse.
 	Reserve(slot int) error
 	// FD is the slot's descriptor, to be duplicated into a worker. It belongs to
 	// the Listener (never close it), is close-on-exec, and its number stays the
@@ -172,8 +173,8 @@ type Listener interface {
 	Probe(ctx context.Context, slot int, owner func(inode uint64) bool) error
 	// Refuse makes slot ignore new connections while what it has queued can
 	// still be accepted: the last step before Close at a full stop. A client
-	// ignored repeats its SYN, and is refused once the slot is closed. There is
-	// no way back.
+	// ignored repeats its SYN, and is refused once the slot is closed. Reserve
+	// takes it back.
 	Refuse(slot int) error
 	// Close closes every slot, closes Findings, and removes a unix socket's path.
 	// Duplicates in workers' hands live on.

@@ -23,6 +23,7 @@ type prober struct {
 	isolate func(from netip.AddrPort) (release func(), err error) // nil: the connection may go anywhere
 	owner   func(inode uint64) bool                               // nil: any acceptance will do
 	defers  func() bool                                           // the slot has TCP_DEFER_ACCEPT
+	left    func(from netip.AddrPort)                             // told of a connection that may still be queued; or nil
 }
 
 const (
@@ -105,7 +106,11 @@ func (p *prober) attempt(ctx context.Context) (verdict, error) {
 	if err != nil && !errors.Is(err, unix.EINPROGRESS) {
 		return again, fmt.Errorf("connect from %s: %w", from, err)
 	}
-	return p.await(ctx, fd, from)
+	v, err := p.await(ctx, fd, from)
+	if p.left != nil && (err != nil || v != accepted) {
+		p.left(from)
+	}
+	return v, err
 }
 
 // await looks at the connection from both ends until there is a verdict.

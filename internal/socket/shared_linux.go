@@ -126,7 +126,11 @@ func (l *shared) Reserve(slot int) error {
 			return ErrNoSlot
 		}
 		l.slots[slot] = true
-		return nil
+		if !l.refused {
+			return nil
+		}
+		l.refused = false
+		return detachFilter(l.only.fd)
 	})
 }
 

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
+	"baton/internal/socket/diag"
 	"golang.org/x/sys/unix"
 )
 
@@ -41,8 +43,8 @@ func (g *steered) Reserve(slot int) error {
 		if slot < 0 {
 			return ErrNoSlot
 		}
-		if g.slots[slot] != nil {
-			return nil
+		if m := g.slots[slot]; m != nil {
+			return g.admit(slot, m)
 		}
 		m, err := g.spareGuard()
 		if err != nil {
@@ -53,6 +55,15 @@ func (g *steered) Reserve(slot int) error {
 		}
 		return g.maintain()
 	})
+}
+
+// admit takes back a Refuse.
+func (g *steered) admit(slot int, m *member) error {
+	if !g.refused[slot] {
+		return nil
+	}
+	delete(g.refused, slot)
+	return detachFilter(m.fd)
 }
 
 // with runs f under mu with the slot's member.
@@ -87,9 +98,23 @@ func (g *steered) Inode(slot int) (inode uint64, err error) {
 func (g *steered) Pending(slot int) (p Pending, err error) {
 	err = g.with(slot, "queue of", func(m *member) (err error) {
 		p, err = g.pending(m.fd)
+		if err == nil && p.Queued > 0 {
+			p.Queued -= min(p.Queued, g.ownQueued(slot))
+		}
 		return err
 	})
 	return p, err
+}
+
+// ownQueued is how many of the slot's queue are connections of probes that were
+// given up. They stay there until a worker accepts them, and nobody waits for
+// an answer to one.
+func (g *steered) ownQueued(slot int) int {
+	g.leftover[slot] = slices.DeleteFunc(g.leftover[slot], func(from netip.AddrPort) bool {
+		s, there, err := diag.Get(unix.IPPROTO_TCP, g.at.target(g.origin), from)
+		return err != nil || !there || s.Inode != 0 || s.Orphaned()
+	})
+	return len(g.leftover[slot])
 }
 
 func (g *steered) Refuse(slot int) error {
@@ -147,6 +172,11 @@ func (g *steered) Probe(ctx context.Context, slot int, _ func(inode uint64) bool
 	p := prober{
 		base: &g.base, origin: g.origin, done: g.done, running: &g.probes,
 		defers: func() bool { return g.defers(slot) },
+		left: func(from netip.AddrPort) {
+			g.mu.Lock()
+			defer g.mu.Unlock()
+			g.leftover[slot] = append(g.leftover[slot], from)
+		},
 		isolate: func(from netip.AddrPort) (func(), error) {
 			if err := g.isolate(slot, from); err != nil {
 				return nil, err

@@ -40,6 +40,7 @@ type steered struct {
 	table    []Share
 	isolated map[netip.AddrPort]int // probes under way, and the slots they go to
 	refused  map[int]bool
+	leftover map[int][]netip.AddrPort // by slot: connections of probes that may still be queued
 	watch    *watch
 	closed   bool
 
@@ -72,7 +73,7 @@ func listenSteered(a Address, at endpoint, o Options) (Listener, error) {
 	g := &steered{
 		o: o, done: make(chan struct{}),
 		slots: make(map[int]*member), isolated: make(map[netip.AddrPort]int),
-		refused: make(map[int]bool), strangers: make(map[uint64]diag.Sock),
+		refused: make(map[int]bool), leftover: make(map[int][]netip.AddrPort), strangers: make(map[uint64]diag.Sock),
 		table: []Share{{Slot: 0, Weight: 1}},
 	}
 	anchor, err := bindGroup(&at)
