@@ -64,17 +64,11 @@ func (p *Passthrough) Open() (*Output, error) {
 }
 
 func newStream() (*stream, error) {
-	var fds [2]int
-	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC); err != nil {
+	r, w, err := pipe()
+	if err != nil {
 		return nil, fmt.Errorf("pipe: %w", err)
 	}
-	// Only the end that is read here: O_NONBLOCK on the other, which is another
-	// open file, would make the worker's writes fail when the pipe is full.
-	if err := unix.SetNonblock(fds[0], true); err != nil {
-		_, _ = unix.Close(fds[0]), unix.Close(fds[1]) // never used
-		return nil, fmt.Errorf("pipe: %w", err)
-	}
-	return &stream{r: os.NewFile(uintptr(fds[0]), "worker's output"), w: fds[1]}, nil
+	return &stream{r: os.NewFile(uintptr(r), "worker's output"), w: w}, nil
 }
 
 func (p *Passthrough) copy(s *stream, to io.Writer, t *tail) {
@@ -144,7 +138,7 @@ func (s *stream) empty() bool {
 	err = c.Control(func(fd uintptr) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		n, err := unix.IoctlGetInt(int(fd), unix.TIOCINQ)
+		n, err := unread(int(fd))
 		empty = !s.busy && (err != nil || n == 0)
 	})
 	return err != nil || empty

@@ -6,7 +6,6 @@ import (
 	"net/netip"
 
 	"baton/internal/socket/diag"
-	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 )
 
@@ -106,15 +105,4 @@ func (b *base) pending(fd int) (Pending, error) {
 	}
 	l, err := tcpListening(fd)
 	return Pending{Queued: l.queued}, err
-}
-
-// refuse sets the filter that ignores what would begin anew.
-func (b *base) refuse(fd int) error { return attachFilter(fd, b.ignore()) }
-
-// ignore is the filter for a socket that is to take nothing new.
-func (b *base) ignore() []bpf.RawInstruction {
-	if b.at.stream {
-		return dropSYN()
-	}
-	return dropAll()
 }

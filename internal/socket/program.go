@@ -140,10 +140,9 @@ func hashFlow() []bpf.Instruction {
 	}
 }
 
-// The filters below are classic socket filters (SO_ATTACH_FILTER). For tcp
-// they see the packet from the tcp header on, for udp from the udp header; the
-// number returned is how much of the packet to keep, 0 drops it. A dropped
-// packet counts in SK_MEMINFO_DROPS.
+// The filters below are classic socket filters (SO_ATTACH_FILTER). They see the
+// packet from its tcp or udp header on; the number returned is how much of the
+// packet to keep, 0 drops it. A dropped packet counts in SK_MEMINFO_DROPS.
 const keep = 0xffffffff
 
 // dropSYN drops what would begin a connection and lets all else pass, also on

@@ -40,9 +40,6 @@ func (g *steered) selfTest() (err error) {
 // resolve finds the order out anew, and replaces what has a slot and is not in
 // the group at all.
 func (g *steered) resolve() error {
-	if len(g.refused) > 0 {
-		return nil // at the end of all service, where no order matters
-	}
 	order, err := g.prove()
 	if err != nil {
 		return fmt.Errorf("prove the order of the group: %w", err)
@@ -98,35 +95,34 @@ func (g *steered) prove() ([]*member, error) {
 
 // proof is one client and what it needs.
 type proof struct {
-	g        *steered
-	fd       int
-	from     netip.AddrPort
-	to       unix.Sockaddr
-	filtered []int     // descriptors that got a filter for the purpose
-	others   []*member // those that may be in the group and give no sign
-	members  int       // the group has no more than this
+	g       *steered
+	fd      int
+	from    netip.AddrPort
+	to      unix.Sockaddr
+	undo    []func() error
+	others  []*member // those that may be in the group and give no sign
+	members int       // the group has no more than this
 }
 
 // begin makes every member of ours drop what comes from the client. Guards do
 // already.
 func (p *proof) begin() error {
-	filter := dropFrom(p.from)
+	if p.g.at.stream {
+		if err := p.g.at.from(p.g.origin, 0).whisper(p.fd); err != nil {
+			return err
+		}
+	}
 	for _, m := range p.g.order {
 		if m.stranger() {
 			continue
 		}
 		p.members++
-		if filtered(m.fd) {
-			if m.guard() {
-				continue
-			}
-			p.others = append(p.others, m) // its worker's filter, not to be touched
+		if m.guard() {
 			continue
 		}
-		if err := attachFilter(m.fd, filter); err != nil {
+		if err := p.sign(m); err != nil {
 			return err
 		}
-		p.filtered = append(p.filtered, m.fd)
 	}
 	for inode, s := range p.g.strangers {
 		if p.g.sameGroup(s) {
@@ -137,10 +133,25 @@ func (p *proof) begin() error {
 	return nil
 }
 
+// sign makes a slot drop the client's packets.
+func (p *proof) sign(m *member) error {
+	if p.g.at.stream {
+		restore, err := p.g.at.raiseMinTTL(m.fd, ttlProof)
+		p.undo = append(p.undo, restore)
+		return err
+	}
+	if filtered(m.fd) {
+		p.others = append(p.others, m) // its worker's filter, not to be touched
+		return nil
+	}
+	p.undo = append(p.undo, func() error { return detachFilter(m.fd) })
+	return attachFilter(m.fd, dropFrom(p.from))
+}
+
 func (p *proof) end() {
-	for _, fd := range p.filtered {
-		if err := detachFilter(fd); err != nil {
-			p.g.log.Warn("a slot keeps a packet filter", "error", err)
+	for _, undo := range p.undo {
+		if err := undo(); err != nil {
+			p.g.log.Warn("a slot still drops what only a proof of order sends", "error", err)
 		}
 	}
 }

@@ -168,6 +168,17 @@ func (l *shared) Refuse(slot int) error {
 	})
 }
 
+// refuse drops what would begin anew and nothing else, where the uid may set a
+// filter; else the socket goes deaf, and a handshake then half open is lost.
+func (l *shared) refuse(fd int) error {
+	if l.at.stream {
+		if err := attachFilter(fd, dropSYN()); !errors.Is(err, unix.EPERM) {
+			return err
+		}
+	}
+	return l.at.deafen(fd)
+}
+
 func (l *shared) Steer(table []Share) error {
 	return l.locked("steer", func() error {
 		return checkTable(table, func(slot int) bool { return l.slots[slot] })

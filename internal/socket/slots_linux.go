@@ -117,11 +117,16 @@ func (g *steered) ownQueued(slot int) int {
 	return len(g.leftover[slot])
 }
 
+// Refuse steers around the slot, also where the table names it. When no slot
+// is left, new connections go to the anchor, which is deaf. The slot itself is
+// not touched: what is half open on it completes and can be accepted.
 func (g *steered) Refuse(slot int) error {
-	return g.with(slot, "refuse on", func(m *member) error {
+	err := g.with(slot, "refuse on", func(*member) error {
 		g.refused[slot] = true
-		return g.refuse(m.fd)
+		return g.attach()
 	})
+	settle()
+	return err
 }
 
 // Steer puts the table in force even where something else could not be put

@@ -19,7 +19,7 @@ import (
 //
 //	anchor, slots (in any order), guards
 //
-// A guard is a socket that no worker holds and that drops whatever reaches it,
+// A guard is a socket that no worker holds and that is deaf to whatever reaches it,
 // so a client steered there by mischance tries again a second later, when all
 // is put right, instead of waiting in a queue that nobody serves. The guards
 // at the end, more of them than slots, see to it that the member which fills a
@@ -126,7 +126,7 @@ func bindGroup(at *endpoint) (int, error) {
 func (g *steered) build(fd int) error {
 	anchor := &member{fd: fd, slot: notSlot}
 	g.order = append(g.order, anchor)
-	if err := attachFilter(fd, g.ignore()); err != nil {
+	if err := g.at.deafen(fd); err != nil {
 		return err
 	}
 	if err := reusePort(fd, 1); err != nil {
@@ -179,7 +179,7 @@ func (g *steered) join() error {
 		err = reusePort(fd, 1)
 	}
 	if err == nil {
-		err = attachFilter(fd, g.ignore())
+		err = g.at.deafen(fd)
 	}
 	if err == nil {
 		err = g.at.bind(fd)
@@ -201,10 +201,8 @@ func (g *steered) join() error {
 
 // assign makes a guard the slot's socket.
 func (g *steered) assign(slot int, m *member) error {
-	if !g.refused[slot] {
-		if err := detachFilter(m.fd); err != nil {
-			return err
-		}
+	if err := g.at.hear(m.fd); err != nil {
+		return err
 	}
 	m.slot = slot
 	g.slots[slot] = m
@@ -250,9 +248,12 @@ func (g *steered) program(extra ...isolation) ([]bpf.RawInstruction, error) {
 	}
 	var table []share
 	for _, s := range g.table {
-		if i := g.index(s.Slot); i >= 0 {
+		if i := g.index(s.Slot); i >= 0 && !g.refused[s.Slot] {
 			table = append(table, share{index: i, weight: s.Weight})
 		}
+	}
+	if len(table) == 0 {
+		table = []share{{index: slices.Index(g.order, g.anchor()), weight: 1}} // which is deaf
 	}
 	how := byChance
 	if !g.at.stream {
