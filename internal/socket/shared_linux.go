@@ -130,7 +130,7 @@ func (l *shared) Reserve(slot int) error {
 			return nil
 		}
 		l.refused = false
-		return detachFilter(l.only.fd)
+		return errors.Join(detachFilter(l.only.fd), l.at.hear(l.only.fd))
 	})
 }
 

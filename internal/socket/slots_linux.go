@@ -43,8 +43,8 @@ func (g *steered) Reserve(slot int) error {
 		if slot < 0 {
 			return ErrNoSlot
 		}
-		if m := g.slots[slot]; m != nil {
-			return g.admit(slot, m)
+		if g.slots[slot] != nil {
+			return g.admit(slot)
 		}
 		m, err := g.spareGuard()
 		if err != nil {
@@ -58,12 +58,12 @@ func (g *steered) Reserve(slot int) error {
 }
 
 // admit takes back a Refuse.
-func (g *steered) admit(slot int, m *member) error {
+func (g *steered) admit(slot int) error {
 	if !g.refused[slot] {
 		return nil
 	}
 	delete(g.refused, slot)
-	return detachFilter(m.fd)
+	return g.attach()
 }
 
 // with runs f under mu with the slot's member.
@@ -110,11 +110,15 @@ func (g *steered) Pending(slot int) (p Pending, err error) {
 // given up. They stay there until a worker accepts them, and nobody waits for
 // an answer to one.
 func (g *steered) ownQueued(slot int) int {
+	queued := 0
 	g.leftover[slot] = slices.DeleteFunc(g.leftover[slot], func(from netip.AddrPort) bool {
 		s, there, err := diag.Get(unix.IPPROTO_TCP, g.at.target(g.origin), from)
-		return err != nil || !there || s.Inode != 0 || s.Orphaned()
+		if err == nil && there && s.Unaccepted() {
+			queued++
+		}
+		return err != nil || !there || !s.Unaccepted() && !s.HalfOpen()
 	})
-	return len(g.leftover[slot])
+	return queued
 }
 
 // Refuse steers around the slot, also where the table names it. When no slot
