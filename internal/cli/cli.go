@@ -82,6 +82,7 @@ func (p *program) commands() []*cli.Command {
 		p.runCommand(),
 		p.checkCommand(),
 		p.initCommand(),
+		p.demoCommand(),
 		p.versionCommand(),
 	}
 }

@@ -45,7 +45,7 @@ func TestEveryFlagIsExplained(t *testing.T) {
 			t.Errorf("%s: its line in the list of commands is empty or breaks: %q", c.Name, c.Usage)
 		}
 		for _, f := range c.Flags {
-			if slices.Contains(f.Names(), "help") {
+			if slices.Contains(f.Names(), "help") || hidden(f) {
 				continue
 			}
 			if doc, ok := f.(cli.DocGenerationFlag); !ok || doc.GetUsage() == "" {
@@ -53,6 +53,12 @@ func TestEveryFlagIsExplained(t *testing.T) {
 			}
 		}
 	}
+}
+
+// hidden flags are how baton calls itself.
+func hidden(f cli.Flag) bool {
+	v, ok := f.(cli.VisibleFlag)
+	return ok && !v.IsVisible()
 }
 
 // Each flag that stands for a key names one that the file has.
@@ -87,7 +93,7 @@ func TestPageHasEveryCommandFlagAndExitCode(t *testing.T) {
 			documented = append(documented, m[1])
 		}
 		for _, f := range c.Flags {
-			if name := f.Names()[0]; name != "help" {
+			if name := f.Names()[0]; name != "help" && !hidden(f) {
 				real = append(real, name)
 			}
 		}
