@@ -197,6 +197,17 @@ func (m *Machine) stop() {
 			m.drain(g)
 		case Standby:
 			m.drain(g)
+		case Draining:
+			m.hurry(g)
+		}
+	}
+}
+
+// hurry cuts the drain delay of workers that drain already.
+func (m *Machine) hurry(g *generation) {
+	for _, w := range g.workers {
+		if w.state == Quieting && !w.delayed && g.policy.DrainDelay > stopDelay {
+			m.set(TimerDelay, nil, w, stopDelay)
 		}
 	}
 }

@@ -84,7 +84,6 @@ func (m *Machine) quieted(s Slot) {
 	case w.role == Emptier && w.state == Failed:
 		w.state = Killed // no successor is needed
 	case w.role == Emptier && (w.state == Coming || w.state == Ready):
-		m.cancelAll(w)
 		w.quiet, w.delayed = true, true
 		m.advance(w)
 	}

@@ -39,6 +39,7 @@ func (m *Machine) set(k TimerKind, g *generation, w *worker, after time.Duration
 	} else {
 		key.gen = g.number
 	}
+	m.cancel(key)
 	m.lastTime++
 	t := Timer{Kind: k, Gen: key.gen, Worker: key.worker, Seq: m.lastTime}
 	m.timers[key] = t

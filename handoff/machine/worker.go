@@ -212,16 +212,29 @@ func (m *Machine) drainWorker(w *worker) {
 	case Coming, Probing, Ready:
 		m.cancelAll(w)
 		w.state = Quieting
-		w.quiet, w.delayed = w.slot == none, w.slot == none || m.stopping || w.gen.policy.DrainDelay <= 0
+		delay := m.drainDelay(w)
+		w.quiet, w.delayed = w.slot == none, w.slot == none || delay <= 0
 		if !w.quiet {
 			m.do(Watch{w.slot})
 			m.set(TimerQueue, nil, w, w.gen.policy.DrainTimeout+w.gen.policy.DrainDelay)
 		}
 		if !w.delayed {
-			m.set(TimerDelay, nil, w, w.gen.policy.DrainDelay)
+			m.set(TimerDelay, nil, w, delay)
 		}
 		m.advance(w)
 	}
+}
+
+// stopDelay is the longest that a stop waits for drain_delay: long enough for a
+// server to read what it has accepted, which some drop when they are told to
+// end; nobody new is on the way.
+const stopDelay = time.Second
+
+func (m *Machine) drainDelay(w *worker) time.Duration {
+	if m.stopping {
+		return min(w.gen.policy.DrainDelay, stopDelay)
+	}
+	return w.gen.policy.DrainDelay
 }
 
 // advance goes on with a drain when handshakes, queue and delay are done.
