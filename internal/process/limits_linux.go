@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -21,11 +23,36 @@ var resources = map[string]int{
 	"sigpending": unix.RLIMIT_SIGPENDING, "stack": unix.RLIMIT_STACK,
 }
 
-// limit is one setrlimit(2).
+// limit is one setrlimit(2), made in two steps: raising a hard limit takes a
+// privilege that is gone once the user has changed; lowering takes none, and what
+// the shim has yet to do would not survive some of it. Both steps are raw system
+// calls; the second one allocates nothing.
 type limit struct {
 	Name      string
 	Resource  int
 	Soft, Max uint64
+}
+
+func (l *limit) op() string { return "setrlimit " + l.Name }
+
+// raise lifts the hard limit to Max where it is lower, and leaves the soft one.
+func (l *limit) raise() syscall.Errno {
+	var now syscall.Rlimit
+	if errno := prlimit(l.Resource, nil, &now); errno != 0 || now.Max >= l.Max {
+		return errno
+	}
+	now.Max = l.Max
+	return prlimit(l.Resource, &now, nil)
+}
+
+func (l *limit) set() syscall.Errno {
+	return prlimit(l.Resource, &syscall.Rlimit{Cur: l.Soft, Max: l.Max}, nil)
+}
+
+func prlimit(resource int, set, get *syscall.Rlimit) syscall.Errno {
+	_, _, errno := syscall.RawSyscall6(syscall.SYS_PRLIMIT64, 0, uintptr(resource),
+		uintptr(unsafe.Pointer(set)), uintptr(unsafe.Pointer(get)), 0, 0)
+	return errno
 }
 
 func parseLimits(m map[string]string) ([]limit, error) {

@@ -199,7 +199,8 @@ func TestStartsLeaveNothingBehind(t *testing.T) {
 			once(bad)
 		}
 	}
-	if after := len(numbers("/proc/self/fd")); after != before {
+	// Fewer is no leak: workers of other tests may be forgotten meanwhile.
+	if after := len(numbers("/proc/self/fd")); after > before {
 		t.Errorf("%d descriptors, were %d", after, before)
 	}
 	goleak.VerifyNone(t, leak)

@@ -143,6 +143,29 @@ func TestTheFirstArgumentStaysWhatWasConfigured(t *testing.T) {
 	}
 }
 
+func TestAScriptSeesTheBestNameThereIs(t *testing.T) {
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "real"), "#!/bin/sh\necho \"$0\"\n", 0o755)
+	link := filepath.Join(dir, "link")
+	if err := os.Symlink("real", link); err != nil {
+		t.Fatal(err)
+	}
+	r := resolve(t, Command{Exec: []string{link}})
+	if got := start(t, r).line(t); got != link {
+		t.Errorf("$0 is %s, want the path as configured, %s", got, link)
+	}
+	os.Remove(link)
+	if got := start(t, r).line(t); got != dir+"/real" {
+		t.Errorf("$0 is %s without the link, want %s/real", got, dir)
+	}
+	os.Remove(dir + "/real")
+	fd, _ := socket(t)
+	got := start(t, r, func(s *Spec) { s.Files = []int{fd, fd} }).line(t)
+	if got != "/dev/fd/5" {
+		t.Errorf("$0 is %s of a deleted script, want /dev/fd/5, behind the named descriptors", got)
+	}
+}
+
 func TestTheProgramIsLookedUpInTheResultingPath(t *testing.T) {
 	a, b, c := t.TempDir(), t.TempDir(), t.TempDir()
 	write(t, filepath.Join(a, "tool"), "#!/bin/sh\n", 0o644) // not executable: passed over

@@ -28,15 +28,13 @@ type order struct {
 	Patience  time.Duration // how long an executable that is being written is waited for
 }
 
-// refusal is what the shim answers when it cannot exec.
-type refusal struct {
-	Op    string
-	Errno syscall.Errno
-}
-
-// reached is written before the (first) exec, so that the end of the status pipe
-// can be told from the shim's own death.
-const reached = 'R'
+// What the shim writes to its status pipe: reached before the (first) exec, so that
+// the pipe's end can be told from the shim's own death; refused when it gives up,
+// followed by the errno, a blank, and the operation.
+const (
+	reached = 'R'
+	refused = '!'
+)
 
 // The shim's descriptors behind the target's, counted from the number in argv[2].
 const (
@@ -66,9 +64,18 @@ func Main() {
 		syscall.Exit(2)
 	}
 	op, errno := become(first)
-	b, _ := json.Marshal(refusal{op, errno}) // a string and a number cannot fail
+	refuse(first+controlStatus, make([]byte, 0, 64+len(op)), op, errno)
+}
+
+// refuse tells why there will be no target, and ends the process. It does not
+// allocate when buf is large enough.
+func refuse(status int, buf []byte, op string, errno syscall.Errno) {
+	buf = append(buf, refused)
+	buf = strconv.AppendUint(buf, uint64(errno), 10)
+	buf = append(append(buf, ' '), op...)
 	// When nobody reads it any more, nobody waits for it.
-	_, _ = syscall.Write(first+controlStatus, b)
+	_, _, _ = syscall.RawSyscall(syscall.SYS_WRITE, uintptr(status),
+		uintptr(unsafe.Pointer(&buf[0])), uintptr(len(buf)))
 	syscall.Exit(127)
 }
 
@@ -83,7 +90,6 @@ func become(first int) (string, syscall.Errno) {
 	if err := readOrder(first+controlOrder, &o); err != nil {
 		return "read the orders", errnoOf(err)
 	}
-	// All that allocates comes first: a limit on memory counts from here on.
 	t, err := newImage(&o)
 	if err != nil {
 		return "exec", errnoOf(err)
@@ -92,8 +98,17 @@ func become(first int) (string, syscall.Errno) {
 		return op, errno
 	}
 	resetSignals()
-	_, _ = syscall.Write(first+controlStatus, []byte{reached}) // see Main
-	return "exec", t.exec(first+controlExe, &o)
+	_, _ = syscall.Write(first+controlStatus, []byte{reached}) // see refuse
+	// From here on nothing may be allocated and no thread started: the limits that
+	// come now, on memory or processes, are meant for the target, and Go's runtime
+	// ends the program when it cannot have what it wants. With one processor, which
+	// this goroutine does not give up in raw system calls, nothing else runs.
+	if len(o.Limits) > 0 {
+		runtime.GOMAXPROCS(1)
+	}
+	op, errno := t.exec(first+controlExe, &o)
+	refuse(first+controlStatus, t.report, op, errno)
+	return op, errno // not reached
 }
 
 func readOrder(fd int, o *order) error {
@@ -131,12 +146,9 @@ func (o *order) prepare(dir int) (string, syscall.Errno) {
 		}
 	}
 	restoreNofile()
-	for _, l := range o.Limits {
-		// syscall.Setrlimit, not prlimit: it makes Go forget the limit it would
-		// restore.
-		err := syscall.Setrlimit(l.Resource, &syscall.Rlimit{Cur: l.Soft, Max: l.Max})
-		if err != nil {
-			return "setrlimit " + l.Name, errnoOf(err)
+	for i := range o.Limits {
+		if errno := o.Limits[i].raise(); errno != 0 {
+			return o.Limits[i].op(), errno
 		}
 	}
 	if o.Umask >= 0 {
@@ -216,11 +228,15 @@ func closeFrom(first int) {
 	}
 }
 
-// image is the ready-made argument of exec.
+// image is the ready-made argument of exec: whatever must be allocated, is.
 type image struct {
 	args, env []*byte
-	paths     []string
+	paths     []*byte
 	empty     *byte
+	ops       []string // of the limits, in their order
+	report    []byte
+	st        unix.Statx_t
+	nap       syscall.Timespec
 }
 
 func newImage(o *order) (*image, error) {
@@ -230,43 +246,51 @@ func newImage(o *order) (*image, error) {
 			env[i] = "LISTEN_PID=" + strconv.Itoa(os.Getpid()) // exec keeps the pid
 		}
 	}
-	t := &image{paths: split(o.Paths), empty: new(byte)}
+	t := &image{empty: new(byte), report: make([]byte, 0, 128)}
+	t.nap = syscall.NsecToTimespec(int64(5 * time.Millisecond))
+	for i := range o.Limits {
+		t.ops = append(t.ops, o.Limits[i].op())
+	}
 	var err error
 	if t.args, err = syscall.SlicePtrFromStrings(split(o.Args)); err != nil {
 		return nil, err
 	}
+	if t.paths, err = syscall.SlicePtrFromStrings(split(o.Paths)); err != nil {
+		return nil, err
+	}
+	t.paths = t.paths[:len(t.paths)-1] // without the NULL at the end
 	t.env, err = syscall.SlicePtrFromStrings(env)
 	return t, err
 }
 
-// exec tries until the file is no longer being written (ETXTBSY), or patience ends.
+// exec sets the limits and tries until the file is no longer being written
+// (ETXTBSY), or patience ends. It returns with what failed.
 //
 // The system call is made raw, without syscall.Exec's lock against new threads: a
 // thread that Go's runtime creates at this moment fails with EAGAIN, is retried
 // there, and ends with the rest when exec succeeds.
-func (t *image) exec(exe int, o *order) syscall.Errno {
-	const pause = 5 * time.Millisecond
+func (t *image) exec(exe int, o *order) (string, syscall.Errno) {
+	for i := range o.Limits {
+		if errno := o.Limits[i].set(); errno != 0 {
+			return t.ops[i], errno
+		}
+	}
 	for begin := time.Now(); ; {
 		errno := t.try(exe, o)
 		if errno != syscall.ETXTBSY || time.Since(begin) > o.Patience {
-			return errno
+			return "exec", errno
 		}
-		nap := syscall.NsecToTimespec(int64(pause))
-		_ = syscall.Nanosleep(&nap, nil) // cut short by a signal: tried sooner
+		// Cut short by a signal: tried sooner.
+		_, _, _ = syscall.RawSyscall(syscall.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&t.nap)), 0, 0)
 	}
 }
 
 func (t *image) try(exe int, o *order) syscall.Errno {
 	for _, path := range t.paths {
-		var st unix.Stat_t
-		if unix.Stat(path, &st) != nil || uint64(st.Dev) != o.Dev || st.Ino != o.Ino {
+		if !t.same(path, o) {
 			continue
 		}
-		p, err := syscall.BytePtrFromString(path)
-		if err != nil {
-			continue
-		}
-		_, _, errno := syscall.RawSyscall(syscall.SYS_EXECVE, uintptr(unsafe.Pointer(p)),
+		_, _, errno := syscall.RawSyscall(syscall.SYS_EXECVE, uintptr(unsafe.Pointer(path)),
 			uintptr(unsafe.Pointer(&t.args[0])), uintptr(unsafe.Pointer(&t.env[0])))
 		return errno
 	}
@@ -278,6 +302,15 @@ func (t *image) try(exe int, o *order) syscall.Errno {
 	// pointless while N closes on exec (execveat(2)).
 	_, _, _ = syscall.RawSyscall(syscall.SYS_FCNTL, uintptr(exe), syscall.F_SETFD, 0)
 	return t.execFD(exe)
+}
+
+// same tells whether the executable still lies at path. Before Linux 4.11 (no
+// statx) it never does, and the descriptor is used.
+func (t *image) same(path *byte, o *order) bool {
+	at := unix.AT_FDCWD // a variable: the negative constant is no uintptr
+	_, _, errno := syscall.RawSyscall6(unix.SYS_STATX, uintptr(at), uintptr(unsafe.Pointer(path)),
+		0, unix.STATX_INO, uintptr(unsafe.Pointer(&t.st)), 0)
+	return errno == 0 && t.st.Ino == o.Ino && unix.Mkdev(t.st.Dev_major, t.st.Dev_minor) == o.Dev
 }
 
 func (t *image) execFD(exe int) syscall.Errno {

@@ -294,7 +294,7 @@ func TestALimitOnMemoryIsTheTargetsAndNotTheShims(t *testing.T) {
 		}
 		r := resolve(t, Command{
 			Exec: []string{"sh", "-c", "ulimit -v"}, User: asRootUser,
-			Limits: map[string]string{"as": as, "stack": "1M", "data": "16M"},
+			Limits: map[string]string{"as": as, "stack": "1M", "data": "16M", "nproc": "2000", "core": "0:unlimited"},
 		})
 		want := map[string]string{"16M": "16384", "64M": "65536"}[as]
 		for range 20 {

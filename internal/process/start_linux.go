@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -40,7 +41,7 @@ func Start(ctx context.Context, s Spec) (*Process, error) {
 	})
 	// Ends with the exec, with the shim's exit, or with the kill above. Only the shim
 	// has the other end.
-	said, _ := io.ReadAll(io.LimitReader(report, 4096)) // cut short: taken as what it is
+	said, _ := io.ReadAll(io.LimitReader(report, 8192)) // a path at most
 	if !stop() {
 		<-p.done
 		return nil, fmt.Errorf("exec %s: %w", s.Release.path, context.Cause(ctx))
@@ -152,7 +153,7 @@ func (r *Release) orders(s Spec) (int, error) {
 // verdict judges what the shim said until its pipe ended: nil when the target runs;
 // otherwise the shim is gone when this returns.
 func (r *Release) verdict(said []byte, p *Process) error {
-	i := bytes.IndexByte(said, '{')
+	i := bytes.IndexByte(said, refused)
 	if i < 0 && len(said) > 0 {
 		return nil // it reached the exec, and had nothing to say after it
 	}
@@ -160,17 +161,19 @@ func (r *Release) verdict(said []byte, p *Process) error {
 	if i < 0 {
 		return fmt.Errorf("exec %s: the shim ended before it: %v", r.path, p.Status())
 	}
-	var no refusal
-	if err := json.Unmarshal(said[i:], &no); err != nil {
+	number, op, _ := strings.Cut(string(said[i+1:]), " ")
+	n, err := strconv.Atoi(number)
+	if err != nil {
 		return fmt.Errorf("exec %s: the shim said %q", r.path, said)
 	}
-	if no.Op != "exec" {
-		return fmt.Errorf("%s: %w", no.Op, no.Errno)
+	errno := syscall.Errno(n)
+	if op != "exec" {
+		return fmt.Errorf("%s: %w", op, errno)
 	}
-	if why := r.explain(no.Errno); why != "" {
-		return fmt.Errorf("exec %s: %w (%s)", r.path, no.Errno, why)
+	if why := r.explain(errno); why != "" {
+		return fmt.Errorf("exec %s: %w (%s)", r.path, errno, why)
 	}
-	return fmt.Errorf("exec %s: %w", r.path, no.Errno)
+	return fmt.Errorf("exec %s: %w", r.path, errno)
 }
 
 // explain says what an errno of exec means where its text misleads.

@@ -125,7 +125,11 @@ func TestTheEndOfTheContextEndsAStart(t *testing.T) {
 	r := resolve(t, Command{Exec: []string{path}, Env: []string{behaviour + "=wait"}})
 	ctx, cancel := context.WithTimeoutCause(t.Context(), 100*time.Millisecond, errors.New("enough"))
 	defer cancel()
+	begin := time.Now()
 	_, err := Start(ctx, Spec{Release: r, Env: r.Env(), Stdin: -1, Stdout: -1, Stderr: 2})
+	if took := time.Since(begin); took > patience/2 {
+		t.Errorf("it took %v: the shim was left to give up by itself", took)
+	}
 	if err == nil || err.Error() != "exec "+path+": enough" {
 		t.Errorf("%v, want the context's cause", err)
 	}
