@@ -70,12 +70,7 @@ var errUnsteerable = errors.New("steering refused")
 // listenSteered falls back to shared mode where steering does not work; an
 // address that cannot be bound is an error.
 func listenSteered(a Address, at endpoint, o Options) (Listener, error) {
-	g := &steered{
-		o: o, done: make(chan struct{}),
-		slots: make(map[int]*member), isolated: make(map[netip.AddrPort]int),
-		refused: make(map[int]bool), leftover: make(map[int][]netip.AddrPort), strangers: make(map[uint64]diag.Sock),
-		table: []Share{{Slot: 0, Weight: 1}},
-	}
+	g := newSteered(o)
 	anchor, err := bindGroup(&at)
 	if errors.Is(err, errUnsteerable) {
 		return listenShared(a, at, o, err.Error())
@@ -96,6 +91,15 @@ func listenSteered(a Address, at endpoint, o Options) (Listener, error) {
 		return nil, err
 	}
 	return g, nil
+}
+
+func newSteered(o Options) *steered {
+	return &steered{
+		o: o, done: make(chan struct{}),
+		slots: make(map[int]*member), isolated: make(map[netip.AddrPort]int),
+		refused: make(map[int]bool), leftover: make(map[int][]netip.AddrPort), strangers: make(map[uint64]diag.Sock),
+		table: []Share{{Slot: 0, Weight: 1}},
+	}
 }
 
 // bindGroup is bindFirst with a program attached before there is a group, so
