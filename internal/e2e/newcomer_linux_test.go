@@ -96,7 +96,7 @@ func TestABadNewcomerLeavesTheOldGenerationServing(t *testing.T) {
 		{"is a directory", func() { remove(t, d.exe); mkdir(t, d.exe) },
 			"refused", []string{d.exe, "directory"}, ""},
 		{"is empty", func() { truncate(t, d.exe, 0) },
-			"refused", []string{d.exe, "empty"}, ""},
+			"rolledback", []string{d.exe, "empty"}, ""},
 		{"is cut short", func() { truncate(t, d.exe, 4096) },
 			"rolledback", nil, ""},
 		{"is not a program", func() { write(t, d.exe, "not a program\n") },
