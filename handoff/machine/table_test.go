@@ -228,7 +228,7 @@ func (tb table) compare(t *testing.T, found map[string]map[string]string) {
 	}
 }
 
-var marked = regexp.MustCompile(`(?m)^<!-- rules: (.+) -->\n\n?((?:\|.*\n)*)`)
+var marked = regexp.MustCompile(`(?m)^<!-- rules: (.+) -->\n+((?:\|.*\n)*)\n*`)
 
 // parseTables reads table, column and row to cell.
 func parseTables(t *testing.T, text string) map[string]map[string]map[string]string {
@@ -281,6 +281,6 @@ func (tb table) rewrite(t *testing.T, text []byte) []byte {
 		if name := marked.FindSubmatch(old)[1]; string(name) != tb.name {
 			return old
 		}
-		return []byte("<!-- rules: " + tb.name + " -->\n\n" + b.String())
+		return []byte("<!-- rules: " + tb.name + " -->\n\n" + b.String() + "\n")
 	})
 }
