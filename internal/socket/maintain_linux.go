@@ -92,12 +92,18 @@ func (g *steered) healthy(m *member) (bool, error) {
 		l, err := tcpListening(m.fd)
 		return l.on, err
 	}
-	// A udp socket that somebody connected takes datagrams of its peer only.
+	// A udp socket that somebody connected takes datagrams of its peer only, and
+	// one that was shut down, which is possible though shutdown says ENOTCONN,
+	// reads as ended for ever (inet_shutdown).
 	_, err := unix.Getpeername(m.fd)
-	if errors.Is(err, unix.ENOTCONN) {
-		return true, nil
+	if !errors.Is(err, unix.ENOTCONN) {
+		return false, err
 	}
-	return false, err
+	p := []unix.PollFd{{Fd: int32(m.fd), Events: unix.POLLRDHUP}}
+	if _, err := unix.Poll(p, 0); err != nil && !errors.Is(err, unix.EINTR) {
+		return false, fmt.Errorf("poll: %w", err)
+	}
+	return p[0].Revents&(unix.POLLRDHUP|unix.POLLHUP) == 0, nil
 }
 
 // replaceBroken puts a guard in the place of each slot whose socket has left
