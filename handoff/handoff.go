@@ -104,6 +104,7 @@ type Supervisor struct {
 	timers    map[machine.Timer]*timer
 	watches   map[machine.Slot]*watch
 	verdicts  map[machine.Request]func(Verdict)
+	preparing machine.Generation // whose Prepare is not answered; 0: none
 	lastReq   machine.Request
 	verdict   string // the last one, in words
 	stopping  bool
@@ -159,7 +160,7 @@ func (s *Supervisor) Run(ctx context.Context) error {
 			s.maintain()
 		case <-ended:
 			ended = nil
-			s.step(machine.End{})
+			s.end()
 		}
 	}
 	s.closeAll()
@@ -190,8 +191,7 @@ func (s *Supervisor) Stop() {
 // End kills everything now.
 func (s *Supervisor) End() {
 	s.post(func() {
-		s.stopping = true
-		s.step(machine.End{})
+		s.end()
 	})
 }
 
@@ -205,6 +205,12 @@ func (s *Supervisor) Report() *event.Report {
 	case <-s.done:
 		return nil
 	}
+}
+
+func (s *Supervisor) end() {
+	s.stopping = true
+	s.step(machine.End{})
+	s.giveUpPreparing()
 }
 
 func (s *Supervisor) reload(done func(Verdict)) {

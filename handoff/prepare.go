@@ -47,14 +47,27 @@ func (s *Supervisor) prepare(n machine.Generation) {
 		l.users[n] = true
 		known[key] = true
 	}
-	s.spawn(func() { // ends with Load and Listen
+	s.preparing = n
+	// Ends with Load and Listen. Run does not wait for it: a file system that
+	// hangs must not keep the launcher from ending.
+	go func() {
 		p := s.resolve(n, known)
 		select {
 		case s.calls <- func() { s.prepared(n, p) }:
 		case <-s.done:
 			p.discard()
 		}
-	})
+	}()
+}
+
+// giveUpPreparing answers for a generation that is not needed any more and may
+// never be prepared.
+func (s *Supervisor) giveUpPreparing() {
+	if n := s.preparing; n != 0 {
+		s.preparing = 0
+		s.disuse(n)
+		s.step(machine.Refused{Gen: n, Reason: "the launcher is stopping"})
+	}
 }
 
 func (s *Supervisor) resolve(n machine.Generation, known map[string]bool) (p prepared) {
@@ -91,6 +104,11 @@ func (p prepared) discard() {
 }
 
 func (s *Supervisor) prepared(n machine.Generation, p prepared) {
+	if s.preparing != n {
+		p.discard()
+		return
+	}
+	s.preparing = 0
 	if p.err != nil {
 		p.discard()
 		s.disuse(n)

@@ -86,8 +86,8 @@ func (m *Machine) promote(g *generation) {
 		old.phase = Standby // for as long as it takes to say where it goes
 	}
 	g.phase, g.served = Serving, true
-	m.note(NoteServing, g, nil, "")
 	m.steer()
+	m.note(NoteServing, g, nil, "") // now it is true
 	m.judge(g, Swapped, "")
 	if standby != nil {
 		m.drain(standby)
@@ -128,8 +128,8 @@ func (m *Machine) rollback(g *generation, reason string) {
 	s := m.in(Standby)
 	m.cancel(timerKey{kind: TimerBake, gen: g.number})
 	g.phase, s.phase = Draining, Serving
-	m.note(NoteServing, s, nil, "rollback")
 	m.steer()
+	m.note(NoteServing, s, nil, "rollback")
 	m.drain(g)
 	m.fill(s)
 }
