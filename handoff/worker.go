@@ -164,19 +164,24 @@ func (s *Supervisor) launched(w *worker, p *process.Process, err error) {
 // exited handles the end of the worker's main process. Processes that it left
 // behind in its group may still serve what they accepted: a worker that was
 // asked to end is gone when they are too; one that crashed is followed at once,
-// and they are given the drain timeout.
+// and they are given the drain timeout. Those of a newcomer never served and
+// must not be taken for the next one on its slot: they are killed first.
 func (s *Supervisor) exited(w *worker) {
-	asked := w.drain || w.killed
+	g := s.gens[w.gen]
+	newcomer := g.phase == machine.Starting
 	switch {
 	case !w.proc.Group():
 		s.gone(w)
-	case asked:
+	case w.drain || w.killed || newcomer:
 		s.spawn(func() { // ends with the group, which drain_timeout bounds
+			if newcomer {
+				_ = w.proc.Kill() // gone already: awaitGroup sees it
+			}
 			s.awaitGroup(w, 0)
 			s.post(func() { s.gone(w) })
 		})
 	default:
-		timeout := s.gens[w.gen].plan.Policy.DrainTimeout
+		timeout := g.plan.Policy.DrainTimeout
 		s.spawn(func() { // ends with the group, after the timeout at the latest
 			_ = w.proc.Signal(syscall.SIGTERM) // gone already: awaitGroup sees it
 			s.awaitGroup(w, timeout)
