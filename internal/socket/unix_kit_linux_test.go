@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -19,11 +20,20 @@ import (
 // unixOptions are options that leave the owner alone.
 func unixOptions() Options { return Options{Name: "test", UID: -1, GID: -1} }
 
+// unixWarned fails the test when something is logged as a warning.
+type unixWarned struct{ t *testing.T }
+
+func (w unixWarned) Write(line []byte) (int, error) {
+	w.t.Errorf("logged: %s", line)
+	return len(line), nil
+}
+
 // unixListen listens on a path of its own and, with the test, closes and sees
 // that nothing is left: no goroutine, no descriptor, no file.
 func unixListen(t *testing.T, o Options) *unixListener {
 	t.Helper()
 	dir := unixDirectory(t)
+	o.Log = slog.New(slog.NewTextHandler(unixWarned{t}, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	l, err := listenUnix(t.Context(), Address{Network: "unix", Path: filepath.Join(dir, "s")}, o)
 	if err != nil {
 		t.Fatal(err)

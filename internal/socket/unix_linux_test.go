@@ -35,6 +35,9 @@ func TestUnixSlotsAreSocketsOfTheirOwnUnderOneName(t *testing.T) {
 			t.Errorf("slot %d has inode %d, its descriptor %d", slot, inode, unixInode(t, fd))
 		}
 		inodes[inode] = true
+		unixCheck(t, unix.SetNonblock(fd, false)) // as a worker may
+		_, err = l.FD(slot)
+		unixCheck(t, err)
 		if name := unixName(t, fd); name != l.Address().Path {
 			t.Errorf("slot %d is bound to %s, want %s", slot, name, l.Address().Path)
 		}

@@ -2,6 +2,7 @@ package socket
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -48,10 +49,36 @@ func TestAUnixSocketUnlinkedByAChildComesBack(t *testing.T) {
 func TestAUnixSocketRenamedAwayComesBack(t *testing.T) {
 	l := unixListen(t, unixOptions())
 	path := l.Address().Path
-	unixCheck(t, os.Rename(path, path+".old"))
+	for range 10 {
+		unixCheck(t, os.Rename(path, path+".old"))
+		unixFinding(t, l, Unlinked)
+		unixConnected(t, path)
+		unixCheck(t, os.Remove(path+".old"))
+	}
+}
+
+func TestAChangeOfNamesWakesTheWatchOnce(t *testing.T) {
+	l := unixListen(t, unixOptions())
+	unixCheck(t, os.Remove(l.Address().Path))
 	unixFinding(t, l, Unlinked)
-	unixConnected(t, path)
-	unixCheck(t, os.Remove(path+".old"))
+	unixAwait(t, "without events left", func() bool {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(l.watch.inotify), Events: unix.POLLIN}}, 0)
+		unixCheck(t, err)
+		return n == 0
+	})
+}
+
+func TestSteeringLeavesNoNamesBehind(t *testing.T) {
+	l := unixListen(t, unixOptions())
+	unixCheck(t, l.Reserve(1))
+	for _, slot := range []int{0, 1, 1, 0, 0} {
+		unixCheck(t, l.Steer([]Share{{slot, 1}}))
+		var st unix.Stat_t
+		unixCheck(t, unix.Lstat(l.Address().Path, &st))
+		if st.Nlink != 2 {
+			t.Errorf("slot %d has %d names, want the path and the private one", slot, st.Nlink)
+		}
+	}
 }
 
 func TestUnixMaintainLinksThePathBackWithoutTheWatch(t *testing.T) {
@@ -147,7 +174,9 @@ func TestADirectoryAtThePathIsAnErrorAndStays(t *testing.T) {
 	if err := l.Maintain(); !errors.Is(err, unix.EISDIR) {
 		t.Errorf("maintain: %v", err)
 	}
+	l.mu.Lock() // not while the watch looks
 	unixCheck(t, os.Remove(path))
+	l.mu.Unlock()
 	unixCheck(t, l.Maintain())
 	unixFinding(t, l, Unlinked)
 	unixConnected(t, path)
@@ -201,6 +230,42 @@ func unixDupClosed(t *testing.T, l *unixListener, slot int) int {
 	fd := unixDup(t, l, slot)
 	t.Cleanup(func() { unix.Close(fd) })
 	return fd
+}
+
+func TestABrokenUnixSocketIsWatchedNoMore(t *testing.T) {
+	l := unixListen(t, unixOptions())
+	unixCheck(t, l.Reserve(1))
+	watched := func() (n int) {
+		for _, fd := range []int{l.watch.set, l.watch.inotify} {
+			b, err := os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", fd))
+			unixCheck(t, err)
+			n += strings.Count(string(b), "tfd:") + strings.Count(string(b), "inotify wd:")
+		}
+		return n
+	}
+	before := watched() // inotify, two sockets, their files
+	for i := range 6 {  // a worker keeps the old socket, and with it whatever watches it
+		unixCheck(t, unix.Shutdown(unixDupClosed(t, l, i%2), unix.SHUT_RDWR))
+		unixFinding(t, l, Broken)
+	}
+	if after := watched(); after != before || before != 5 {
+		t.Errorf("%d watches before, %d after, want 5", before, after)
+	}
+}
+
+func TestAPrivateLinkRemovedIsPutBackFromThePath(t *testing.T) {
+	l := unixListen(t, unixOptions())
+	path := l.Address().Path
+	unixConnected(t, path)
+	unixCheck(t, os.Remove(l.place.sibling(l.place.hidden, "0")))
+	unixCheck(t, l.Maintain())
+	unixCheck(t, os.Remove(path))
+	unixFinding(t, l, Unlinked)
+	unixConnected(t, path)
+	if n := unixQueued(t, l, 0); n != 2 {
+		t.Errorf("%d queued, want 2", n)
+	}
+	unixNoFinding(t, l)
 }
 
 func TestABrokenUnixSlotThatIsNotSteeredLeavesThePathAlone(t *testing.T) {

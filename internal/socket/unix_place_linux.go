@@ -304,15 +304,15 @@ func statAt(directory int, name string) (unix.Stat_t, error) {
 func clearDirectory(directory int) error {
 	// A descriptor of its own, for the position in the directory is shared.
 	fd, err := unix.Openat(directory, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err == unix.ENOENT {
-		return nil // the directory itself is removed already
-	}
 	if err != nil {
 		return err
 	}
 	f := os.NewFile(uintptr(fd), "directory")
 	names, err := f.Readdirnames(-1)
 	_ = f.Close() // only read
+	if errors.Is(err, unix.ENOENT) {
+		return nil // the directory itself was removed
+	}
 	if err != nil {
 		return err
 	}

@@ -179,7 +179,34 @@ func TestAPathTooLongForTheKernelIsBoundAllTheSame(t *testing.T) {
 	}
 	unixRefused(t, path, unixOptions(), unix.EADDRINUSE)
 	unixCheck(t, l.Close())
+	fd, err = unix.Open(dir, unix.O_PATH|unix.O_CLOEXEC, 0)
+	unixCheck(t, err)
+	stale, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	unixCheck(t, err)
+	unixCheck(t, unix.Bind(stale, &unix.SockaddrUnix{Name: reach(fd, filepath.Base(path))}))
+	unixCheck(t, unix.Close(stale))
+	unixCheck(t, unix.Close(fd))
+	l, err = listenUnix(t.Context(), unixAddress(path), unixOptions())
+	unixCheck(t, err)
+	unixCheck(t, l.Close())
+
 	// Beyond that no client could ever name it.
 	unixRefused(t, path+strings.Repeat("s", 30), unixOptions(), unix.ENAMETOOLONG, "110 are the name")
 	unixCheck(t, os.Remove(dir))
+}
+
+func TestTheOwnerOfAnotherFileIsNotChanged(t *testing.T) {
+	dir, err := unix.Open(t.TempDir(), unix.O_PATH|unix.O_CLOEXEC, 0)
+	unixCheck(t, err)
+	defer unix.Close(dir)
+	name := reach(dir, "f")
+	unixCheck(t, os.WriteFile(name, nil, 0o640))
+	o := unixOptions()
+	o.Mode = 0o600
+	if err := own(dir, "f", fileID{1, 1}, o, 0); !errors.Is(err, unix.ESTALE) {
+		t.Errorf("own: %v", err)
+	}
+	if st, err := os.Stat(name); err != nil || st.Mode().Perm() != 0o640 {
+		t.Errorf("%v, %v", st.Mode(), err)
+	}
 }
