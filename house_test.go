@@ -55,7 +55,7 @@ var rooms = []room{
 	{dir: "internal/tui", may: []string{"internal/control", "internal/event"}},
 	{dir: "internal/control", may: []string{"internal/event"}},
 	{dir: "internal/upgrade", may: []string{"internal/event", "internal/process", "internal/protocol", "internal/socket"}},
-	{dir: "handoff", may: foundations},
+	{dir: "handoff", may: foundations, tests: []string{"internal/logs"}},
 	{dir: "handoff/machine"},
 	{dir: "health"},
 	{dir: "internal/config"},
