@@ -3,10 +3,8 @@ package handoff
 import (
 	"context"
 	"fmt"
-	"os"
 	"slices"
 	"strconv"
-	"sync"
 	"syscall"
 	"time"
 
@@ -85,7 +83,9 @@ func (s *Supervisor) saysReady(g *generation) bool {
 
 // spec collects what the worker inherits.
 func (s *Supervisor) spec(g *generation, w *worker) (process.Spec, error) {
-	spec := process.Spec{Release: g.release, Stdin: null()}
+	// Nothing to read: the launcher's own standard input may be a terminal, which
+	// a process group in the background cannot read.
+	spec := process.Spec{Release: g.release, Stdin: -1}
 	var socks []protocol.Socket
 	for i, l := range g.listeners {
 		if err := s.reserve(l, w); err != nil {
@@ -263,15 +263,3 @@ func (s *Supervisor) occupied(slot machine.Slot) bool {
 	}
 	return false
 }
-
-// null is what workers read from: nothing. The launcher's own standard input
-// may be a terminal, which a process group in the background cannot read. It
-// is opened once and kept for the life of the process; where it cannot be
-// opened (-1) a worker starts without standard input.
-var null = sync.OnceValue(func() int {
-	fd, err := syscall.Open(os.DevNull, syscall.O_RDONLY|syscall.O_CLOEXEC, 0)
-	if err != nil {
-		return -1
-	}
-	return fd
-})
