@@ -228,8 +228,10 @@ func (l *unixListener) settle(s *unixSlot) error {
 	if err := unix.Renameat(l.place.private, nameFresh, l.place.private, s.link()); err != nil {
 		return fmt.Errorf("rename %s: %w", nameFresh, err)
 	}
-	s.names, err = l.watch.names(reach(l.place.private, s.link()))
-	return err
+	if s.names, err = l.watch.names(reach(l.place.private, s.link())); err != nil {
+		l.log.Warn("an unlinked path is put back within a second, not at once", "cause", err)
+	}
+	return nil
 }
 
 // listen asks for the configured backlog and learns what the kernel made of it.

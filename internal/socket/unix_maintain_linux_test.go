@@ -50,6 +50,7 @@ func TestAUnixSocketRenamedAwayComesBack(t *testing.T) {
 	l := unixListen(t, unixOptions())
 	path := l.Address().Path
 	for range 10 {
+		unixQuiet(t, l)
 		unixCheck(t, os.Rename(path, path+".old"))
 		unixFinding(t, l, Unlinked)
 		unixConnected(t, path)
@@ -61,7 +62,15 @@ func TestAChangeOfNamesWakesTheWatchOnce(t *testing.T) {
 	l := unixListen(t, unixOptions())
 	unixCheck(t, os.Remove(l.Address().Path))
 	unixFinding(t, l, Unlinked)
+	unixQuiet(t, l)
+}
+
+// unixQuiet waits until the watch has seen every change of names so far.
+func unixQuiet(t *testing.T, l *unixListener) {
+	t.Helper()
 	unixAwait(t, "without events left", func() bool {
+		l.mu.Lock() // not while one is being acted upon
+		defer l.mu.Unlock()
 		n, err := unix.Poll([]unix.PollFd{{Fd: int32(l.watch.inotify), Events: unix.POLLIN}}, 0)
 		unixCheck(t, err)
 		return n == 0

@@ -250,6 +250,34 @@ func BenchmarkUnixMaintain(b *testing.B) {
 	}
 }
 
+// BenchmarkUnixUnlinked is how long the path is gone after an unlink.
+func BenchmarkUnixUnlinked(b *testing.B) {
+	l := unixBench(b)
+	path := l.Address().Path
+	for b.Loop() {
+		if err := os.Remove(path); err != nil {
+			b.Fatal(err)
+		}
+		for _, err := os.Lstat(path); err != nil; _, err = os.Lstat(path) {
+			runtime.Gosched() // or two processors may both be busy with this loop
+		}
+	}
+}
+
+// BenchmarkUnixListen makes a listener of one slot and closes it.
+func BenchmarkUnixListen(b *testing.B) {
+	path := filepath.Join(b.TempDir(), "s")
+	for b.Loop() {
+		l, err := listenUnix(b.Context(), unixAddress(path), unixOptions())
+		if err == nil {
+			err = l.Close()
+		}
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
 func unixBench(b *testing.B) Listener {
 	b.Helper()
 	l, err := listenUnix(b.Context(), unixAddress(filepath.Join(b.TempDir(), "s")), unixOptions())

@@ -71,7 +71,7 @@ func (w *unixWatch) names(file string) (int, error) {
 	if w.inotify < 0 {
 		return -1, nil
 	}
-	n, err := unix.InotifyAddWatch(w.inotify, file, unix.IN_ATTRIB|unix.IN_MOVE_SELF|unix.IN_DELETE_SELF)
+	n, err := unix.InotifyAddWatch(w.inotify, file, unix.IN_ATTRIB|unix.IN_MOVE_SELF)
 	if err != nil {
 		return -1, fmt.Errorf("watch names: %w", err)
 	}
@@ -86,7 +86,8 @@ func (w *unixWatch) unname(n int) {
 	}
 }
 
-// close returns when woken runs no more. No other method may follow.
+// close returns when woken runs no more. No other method may follow. It takes
+// some 20 ms, the kernel's grace period for the watches of names.
 func (w *unixWatch) close() {
 	w.watch.close()
 	if w.inotify >= 0 {
