@@ -154,6 +154,8 @@ func broken(fd int) bool {
 func (l *unixListener) mendLink(s *unixSlot) error {
 	directory, name, ok := l.whereIs(s)
 	switch {
+	case !ok && s.refused:
+		return nil // nobody is to reach it, and what it has queued must stay
 	case !ok:
 		return l.replace(s, "every name of the socket was removed")
 	case l.place.noLinks == nil && directory == l.place.parent:

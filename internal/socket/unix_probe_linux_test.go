@@ -134,6 +134,15 @@ func TestUnixWithoutHardLinksIsShared(t *testing.T) {
 	if who, err := unixAsk(path); who != "0" {
 		t.Errorf("%q, %v answered", who, err)
 	}
+	unixFinding(t, l, Broken) // for the other number of the same socket
+	inode, err := l.Inode(0)
+	unixCheck(t, err)
+	unixCheck(t, l.Refuse(0)) // takes its only name, and must not cost its queue
+	unixCheck(t, l.Maintain())
+	unixNoFinding(t, l)
+	if now, err := l.Inode(0); now != inode {
+		t.Errorf("inode %d was %d, %v", now, inode, err)
+	}
 	unixCheck(t, l.Close())
 }
 
