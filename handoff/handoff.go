@@ -87,7 +87,7 @@ var ErrNeverServed = errors.New("nothing serves")
 type Supervisor struct {
 	opts  Options
 	log   *slog.Logger
-	calls chan func()   // to the goroutine of Run
+	calls chan func()   // to the goroutine of Run, never from it
 	done  chan struct{} // closed when Run returns: nobody reads calls any more
 	wg    sync.WaitGroup
 
@@ -122,7 +122,7 @@ func New(o Options) *Supervisor {
 	}
 	return &Supervisor{
 		opts: o, log: o.Log,
-		calls:     make(chan func(), 64),
+		calls:     make(chan func()), // unbuffered: what was taken is done
 		done:      make(chan struct{}),
 		gens:      make(map[machine.Generation]*generation),
 		workers:   make(map[machine.Worker]*worker),
