@@ -104,6 +104,48 @@ func TestMembersAreTheGroupAndDescendants(t *testing.T) {
 	}
 }
 
+// zombie finds the dead child of pid.
+func zombie(t *testing.T, parent int) (pid int) {
+	t.Helper()
+	eventually(t, "a child is dead and not reaped", func() bool {
+		for _, s := range scanProcesses() {
+			if s.parent == parent && s.dead() {
+				pid = s.pid
+			}
+		}
+		return pid != 0
+	})
+	return pid
+}
+
+func TestAZombieIsNoProcessThatRuns(t *testing.T) {
+	// Orphans come to this process, which does not reap them: as to a launcher that
+	// is PID 1 and has not got round to it.
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+	p := start(t, resolve(t, Command{Exec: []string{"sh", "-c", "sleep 0 & exec cat"}}))
+	dead := zombie(t, p.PID())
+	if pids := p.PIDs(); !slices.Equal(pids, []int{p.PID()}) {
+		t.Errorf("pids %v, want %d alone", pids, p.PID())
+	}
+	if !p.Contains(dead) {
+		t.Error("a message from a process that just ended would be lost")
+	}
+	p.in.Close()
+	p.ended(t)
+	if s, ok := readStat(dead); !ok || !s.dead() {
+		t.Fatalf("the zombie is gone: this shows nothing (%+v)", s)
+	}
+	if p.Group() {
+		t.Error("a zombie is taken for a process that remains")
+	}
+	if _, err := unix.Wait4(dead, nil, 0, nil); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestAnotherWorkersProcessesAreNotOnesOwn(t *testing.T) {
 	r := resolve(t, target(t, "wait"))
 	a, b := start(t, r), start(t, r)
@@ -120,8 +162,13 @@ func TestHoldsFindsASocketInAnyOfItsProcesses(t *testing.T) {
 	p := start(t, resolve(t, target(t, "parent", "stay")), func(s *Spec) { s.Files = []int{mine} })
 	grandchild := p.number(t)
 	p.line(t)
-	if !p.Holds(inode) || !p.Holds(inode) || !p.Inodes()[inode] {
-		t.Error("the socket at descriptor 3 is not found")
+	for _, way := range []string{"searched for", "remembered"} {
+		if !p.Holds(inode) {
+			t.Errorf("the socket at descriptor 3 is not found when %s", way)
+		}
+	}
+	if !p.Inodes()[inode] {
+		t.Error("the socket at descriptor 3 is not among all")
 	}
 	if p.Holds(other) || p.Inodes()[other] {
 		t.Error("a socket that only the launcher has is found")

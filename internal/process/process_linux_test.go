@@ -46,7 +46,7 @@ type view struct {
 	Args, Env        []string
 	Dir              string
 	Umask            int
-	Nofile, Core     syscall.Rlimit
+	Nofile, Fsize    syscall.Rlimit
 	FDs              map[int]string // readlink of /proc/self/fd
 	CloseOnExec      []int
 	Ignored, Blocked string // signal sets of /proc/self/status
@@ -103,10 +103,9 @@ func look() view {
 	sort.Ints(v.Groups)
 	v.Dir, _ = os.Readlink("/proc/self/cwd")
 	v.Umask = syscall.Umask(0)
-	// Not Getrlimit: Go has raised its own by now; the kernel's view of pid 0 is the
-	// same, so the original is read from what exec would restore.
-	v.Nofile, v.Core = original(), syscall.Rlimit{}
-	syscall.Getrlimit(syscall.RLIMIT_CORE, &v.Core)
+	// Not Getrlimit alone: Go has raised its own soft limit by now.
+	v.Nofile = original()
+	syscall.Getrlimit(syscall.RLIMIT_FSIZE, &v.Fsize)
 	for fd := range 1024 {
 		if to, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd)); err == nil {
 			v.FDs[fd] = to

@@ -294,7 +294,7 @@ func TestALimitOnMemoryIsTheTargetsAndNotTheShims(t *testing.T) {
 		}
 		r := resolve(t, Command{
 			Exec: []string{"sh", "-c", "ulimit -v"}, User: asRootUser,
-			Limits: map[string]string{"as": as, "stack": "1M", "data": "16M", "nproc": "2000", "core": "0:unlimited"},
+			Limits: map[string]string{"as": as, "stack": "1M", "data": "16M", "nproc": "2000", "fsize": "1G:unlimited"},
 		})
 		want := map[string]string{"16M": "16384", "64M": "65536"}[as]
 		for range 20 {
@@ -303,6 +303,39 @@ func TestALimitOnMemoryIsTheTargetsAndNotTheShims(t *testing.T) {
 			}
 		}
 	}
+}
+
+func TestAHardLimitIsRaisedForAnotherUser(t *testing.T) {
+	asRoot(t)
+	// In a process of its own: a lowered hard limit may be for good.
+	cmd := exec.Command("/proc/self/exe", "-test.run=^TestHelperRaise$", "-test.v")
+	cmd.Env = []string{"PROCESS_TEST_HELPER=1", "PATH=/usr/bin:/bin"}
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if bytes.Contains(out, []byte("may not raise")) {
+		t.Skip("needs CAP_SYS_RESOURCE, which root has not got here")
+	}
+	if !bytes.Contains(out, []byte("fsize limit {2147483648 4294967296}\n")) {
+		t.Errorf("want {2147483648 4294967296}: %s", out)
+	}
+}
+
+func TestHelperRaise(t *testing.T) {
+	if os.Getenv("PROCESS_TEST_HELPER") == "" {
+		t.Skip("run by TestAHardLimitIsRaisedForAnotherUser")
+	}
+	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: 1 << 30, Max: 1 << 30}); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: 1 << 30, Max: 2 << 30}); err != nil {
+		fmt.Println("may not raise:", err)
+		return
+	}
+	c := target(t, "view")
+	c.User, c.Limits = "nobody", map[string]string{"fsize": "2G:4G"}
+	fmt.Println("fsize limit", start(t, resolve(t, c)).view(t).Fsize)
 }
 
 func TestAnEnvironmentLargerThanAPipeArrives(t *testing.T) {

@@ -199,7 +199,7 @@ func (r *Release) explain(errno syscall.Errno) string {
 	case syscall.EAGAIN:
 		return "the user's limit nproc is reached"
 	case syscall.E2BIG:
-		return "arguments and environment are too long together"
+		return "arguments and environment together, or one of them alone"
 	}
 	return ""
 }

@@ -25,7 +25,7 @@ func TestATargetSeesWhatWasConfigured(t *testing.T) {
 	c.Env = append(c.Env, "OVER=env", "BYTES=\xff\xfe", "FILE=env")
 	c.EnvFile = []string{write(t, filepath.Join(dir, "env"), "FILE=file\n", 0o600), "-missing"}
 	c.Umask = &umask
-	c.Limits = map[string]string{"core": "1024:1M", "nofile": "512:600"}
+	c.Limits = map[string]string{"fsize": "1G:3G", "nofile": "512:600"}
 	r := resolve(t, c)
 	p := start(t, r, func(s *Spec) { s.Env = append(s.Env, "LISTEN_PID=self") })
 	v := p.view(t)
@@ -49,8 +49,8 @@ func TestATargetSeesWhatWasConfigured(t *testing.T) {
 	if v.Umask != umask {
 		t.Errorf("umask %#o, want %#o", v.Umask, umask)
 	}
-	if want := (syscall.Rlimit{Cur: 1024, Max: 1 << 20}); v.Core != want {
-		t.Errorf("core limit %v, want %v", v.Core, want)
+	if want := (syscall.Rlimit{Cur: 1 << 30, Max: 3 << 30}); v.Fsize != want {
+		t.Errorf("fsize limit %v, want %v", v.Fsize, want)
 	}
 	if want := (syscall.Rlimit{Cur: 512, Max: 600}); v.Nofile != want {
 		t.Errorf("nofile limit %v, want %v", v.Nofile, want)
@@ -221,5 +221,36 @@ func TestAStepThatIsNotAllowedIsNamed(t *testing.T) {
 	_, err := tryStart(t, r) // beyond fs.nr_open, for root as well
 	if err == nil || err.Error() != "setrlimit nofile: operation not permitted" || !errors.Is(err, syscall.EPERM) {
 		t.Errorf("%v", err)
+	}
+}
+
+func TestAUserWhoMayNotExecuteIsNamed(t *testing.T) {
+	asRoot(t)
+	path := write(t, filepath.Join(t.TempDir(), "app"), "#!/bin/sh\n", 0o700)
+	_, err := tryStart(t, resolve(t, Command{Exec: []string{path}, User: "nobody"}))
+	if err == nil || err.Error() != "exec "+path+": permission denied (as user nobody)" || !errors.Is(err, syscall.EACCES) {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestAnEnvironmentThatIsTooLongIsNamed(t *testing.T) {
+	// One string may have 32 pages (MAX_ARG_STRLEN, execve(2)).
+	_, err := tryStart(t, resolve(t, Command{Exec: []string{"/bin/true"}, Env: []string{"A=" + strings.Repeat("x", 1<<20)}}))
+	want := "exec /bin/true: argument list too long (arguments and environment together, or one of them alone)"
+	if err == nil || err.Error() != want || !errors.Is(err, syscall.E2BIG) {
+		t.Errorf("%v, want %s", err, want)
+	}
+}
+
+func TestStatusReadsAsAPersonWouldSayIt(t *testing.T) {
+	for want, s := range map[string]Status{
+		"exit status 1":                           {Code: 1},
+		"signal: killed":                          {Code: -1, Signal: syscall.SIGKILL},
+		"signal: aborted (core dumped)":           {Code: -1, Signal: syscall.SIGABRT, CoreDumped: true},
+		"exit status unknown: no child processes": statusOf(0, unix.Rusage{}, unix.ECHILD),
+	} {
+		if got := s.String(); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
 	}
 }

@@ -116,6 +116,9 @@ func open(t *testing.T, member func(int) bool) (*Notify, string, inbox, *logbook
 			t.Error(err)
 		}
 		goleak.VerifyNone(t, leak)
+		if log.count("unusable") != 0 {
+			t.Errorf("closing was taken for a fault: %s", log)
+		}
 	})
 	name, ok := strings.CutPrefix(n.Env(), "NOTIFY_SOCKET=")
 	if !ok || !strings.HasPrefix(name, "@") || len(name) < 1+32 {
@@ -235,6 +238,10 @@ func TestManyStrangersDoNotFillTheLog(t *testing.T) {
 	n.stranger(-5)
 	if !strings.Contains(log.String(), "pid=-5 others=") || strings.Contains(log.String(), "pid=-5 others=0") {
 		t.Errorf("the ones that were not told of are not counted: %s", log)
+	}
+	n.lastLine = n.lastLine.Add(-quiet)
+	if n.stranger(-5); log.count("pid=-5") != 1 {
+		t.Errorf("the same sender is told of twice: %s", log)
 	}
 }
 
