@@ -48,7 +48,7 @@ type unixListener struct {
 	place  *unixPlace
 	reason string            // why shared; "" when steered
 	slots  map[int]*unixSlot // shared: every number leads to the same one
-	at     *unixSlot         // where the path leads; nil once that was refused
+	at     *unixSlot         // where the path leads, unless that slot is refused
 	bound  map[string]bool   // every name a socket was bound under
 	taken  time.Time         // when the path was last taken back from a stranger
 	closed bool
@@ -65,6 +65,7 @@ type unixSlot struct {
 	backlog uint32      // as the kernel took it; 0 if it could not be asked
 	names   int         // the watch of its names, -1 for none
 	refused bool
+	given   []int // connections of probes that were given up, in its queue
 }
 
 // link is the name of the slot's file in the private directory.
@@ -299,7 +300,10 @@ func (l *unixListener) Reserve(number int) error {
 	if l.closed {
 		return l.fail("reserve slot of", ErrClosed)
 	}
-	if l.slots[number] != nil {
+	if s := l.slots[number]; s != nil {
+		if err := l.admit(s); err != nil {
+			return l.fail(fmt.Sprintf("reserve slot %d of", number), err)
+		}
 		return nil
 	}
 	if l.reason != "" {
@@ -310,6 +314,21 @@ func (l *unixListener) Reserve(number int) error {
 		return l.fail(fmt.Sprintf("reserve slot %d of", number), err)
 	}
 	return nil
+}
+
+// admit takes back a Refuse; l.mu is held.
+func (l *unixListener) admit(s *unixSlot) error {
+	if !s.refused {
+		return nil
+	}
+	s.refused = false
+	if l.at != s {
+		return nil
+	}
+	if _, _, named := l.whereIs(s); !named {
+		return l.replace(s, "refusing had taken its only name")
+	}
+	return l.place.show(s.link())
 }
 
 func (l *unixListener) FD(number int) (int, error) {
@@ -425,10 +444,7 @@ func (l *unixListener) Refuse(number int) error {
 	s, err := l.slot(number)
 	if err == nil {
 		s.refused = true
-		if l.at == s {
-			l.at = nil
-			err = l.place.hide(s.file)
-		}
+		err = l.place.hide(s.file)
 	}
 	if err != nil {
 		return l.fail("refuse connections to", err)
@@ -454,6 +470,7 @@ func (l *unixListener) Close() error {
 	var errs []error
 	for _, s := range l.sockets() {
 		errs = append(errs, l.place.hide(s.file))
+		s.forget()
 		unix.Close(s.fd) // what is queued is the workers', who have duplicates
 	}
 	if l.place != nil {

@@ -305,6 +305,30 @@ func TestUnixRefuseTakesThePathAwayAndLeavesTheQueue(t *testing.T) {
 	unixNoFinding(t, l)
 }
 
+func TestUnixReserveTakesBackARefuse(t *testing.T) {
+	l := unixListen(t, unixOptions())
+	unixCheck(t, l.Reserve(1))
+	path := l.Address().Path
+	unixCheck(t, l.Refuse(0))
+	unixCheck(t, l.Refuse(1))
+	unixCheck(t, l.Reserve(1)) // the path does not lead there
+	if _, err := connectUnix(path); !errors.Is(err, unix.ENOENT) {
+		t.Errorf("connect: %v", err)
+	}
+	unixCheck(t, l.Reserve(0))
+	unixConnected(t, path)
+	if n := unixQueued(t, l, 0); n != 1 {
+		t.Errorf("%d queued on slot 0, want 1", n)
+	}
+	unixCheck(t, l.Refuse(0))
+	unixCheck(t, l.Steer([]Share{{1, 1}}))
+	unixConnected(t, path)
+	if n := unixQueued(t, l, 1); n != 1 {
+		t.Errorf("%d queued on slot 1, want 1", n)
+	}
+	unixNoFinding(t, l)
+}
+
 func TestUnixCloseRemovesEverythingOfOurs(t *testing.T) {
 	l := unixListen(t, unixOptions())
 	unixCheck(t, l.Reserve(1))

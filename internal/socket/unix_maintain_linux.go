@@ -110,7 +110,8 @@ func (l *unixListener) maintain(woken bool) error {
 	for _, s := range l.sockets() {
 		errs = append(errs, l.mend(s))
 	}
-	if l.at != nil {
+	// Until open is through, and when it fails, the path leads nowhere yet.
+	if l.at != nil && !l.at.refused {
 		errs = append(errs, l.mendPath(woken))
 	}
 	return errors.Join(errs...)
@@ -122,6 +123,9 @@ func (l *unixListener) mend(s *unixSlot) error {
 		return l.replace(s, "the socket was shut down")
 	}
 	if err := l.mendLink(s); err != nil {
+		return err
+	}
+	if _, err := s.unaccepted(); err != nil {
 		return err
 	}
 	if s.backlog == 0 {
@@ -236,10 +240,11 @@ func (l *unixListener) replace(s *unixSlot, why string) (err error) {
 		return fmt.Errorf("dup: %w", err)
 	}
 	l.watch.unname(s.names)
+	s.forget()
 	fd, refused := s.fd, s.refused
 	*s = *fresh
 	s.fd, s.refused = fd, refused
-	if l.at == s {
+	if l.at == s && !s.refused {
 		err = l.place.show(s.link())
 	}
 	err = errors.Join(err, l.watch.socket(s.fd))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"baton/internal/socket/diag"
@@ -20,23 +21,58 @@ const (
 // before being accepted still counts.
 func (l *unixListener) Pending(number int) (Pending, error) {
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	s, err := l.slot(number)
-	var inode uint64
-	if err == nil {
-		inode = s.inode
-	}
-	l.mu.Unlock()
 	if err != nil {
 		return Pending{}, l.fail("queue of", err)
 	}
-	d, ok, err := diag.UnixListening(inode)
+	d, ok, err := diag.UnixListening(s.inode)
 	if err == nil && !ok {
 		err = fmt.Errorf("slot %d does not listen", number)
 	}
+	var given int
+	if err == nil {
+		given, err = s.unaccepted()
+	}
 	if err != nil {
 		return Pending{}, l.fail("queue of", err)
 	}
-	return Pending{Queued: int(d.RQueue)}, nil
+	return Pending{Queued: max(int(d.RQueue)-given, 0)}, nil
+}
+
+// unaccepted counts the connections of given-up probes that are still in the
+// slot's queue, and closes the others. They were kept open until now because
+// the kernel tells nothing of a queued connection whose client has closed.
+func (s *unixSlot) unaccepted() (int, error) {
+	var still []int
+	for _, fd := range s.given {
+		client, err := socketInode(fd)
+		if err != nil {
+			return 0, err
+		}
+		d, err := seen(client)
+		if err != nil {
+			return 0, err
+		}
+		if d.Peer == 0 && d.Shutdown == 0 {
+			still = append(still, fd)
+		}
+	}
+	for _, fd := range s.given {
+		if !slices.Contains(still, fd) {
+			unix.Close(fd) // it carried nothing
+		}
+	}
+	s.given = still
+	return len(still), nil
+}
+
+// forget closes what probes have left.
+func (s *unixSlot) forget() {
+	for _, fd := range s.given {
+		unix.Close(fd) // it carried nothing
+	}
+	s.given = nil
 }
 
 // HalfOpen is empty: connect(2) queues the connection or fails.
@@ -106,11 +142,21 @@ func (l *unixListener) Probe(ctx context.Context, number int, owner func(inode u
 // probe makes one connection and returns the inode of the socket that accept
 // made of it; 0 if that was closed before it could be seen.
 func (l *unixListener) probe(ctx context.Context, number int) (uint64, error) {
-	fd, err := l.connect(number)
+	fd, inode, err := l.connect(number)
 	if err != nil {
 		return 0, err
 	}
-	defer unix.Close(fd)
+	accepted, err := acceptance(ctx, fd)
+	if err != nil && ctx.Err() != nil {
+		l.giveUp(number, inode, fd)
+	} else {
+		unix.Close(fd) // it carried nothing
+	}
+	return accepted, err
+}
+
+// acceptance waits until the connection has been accepted.
+func acceptance(ctx context.Context, fd int) (uint64, error) {
 	client, err := socketInode(fd)
 	if err != nil {
 		return 0, err
@@ -131,6 +177,19 @@ func (l *unixListener) probe(ctx context.Context, number int) (uint64, error) {
 	}
 }
 
+// giveUp keeps the connection of a probe that was given up, as long as the
+// socket it went to is there, so that Pending can leave it out.
+func (l *unixListener) giveUp(number int, inode uint64, fd int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s, err := l.slot(number)
+	if err != nil || s.inode != inode {
+		unix.Close(fd) // the queue it was in has gone
+		return
+	}
+	s.given = append(s.given, fd)
+}
+
 // ended tells how a connection ended that we did not close: accepted and
 // closed (nil), or reset with the queue it was in (unix_release_sock in
 // net/unix/af_unix.c sets ECONNRESET for what was not accepted).
@@ -139,19 +198,21 @@ func ended(fd int) error {
 	return err
 }
 
-// connect connects to a slot. It does not wait.
-func (l *unixListener) connect(number int) (int, error) {
+// connect connects to a slot and tells the inode of its socket. It does not
+// wait.
+func (l *unixListener) connect(number int) (fd int, inode uint64, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s, err := l.slot(number)
 	if err != nil {
-		return -1, err
+		return -1, 0, err
 	}
 	directory, name, ok := l.whereIs(s)
 	if !ok {
-		return -1, unix.ENOENT
+		return -1, 0, unix.ENOENT
 	}
-	return connectUnix(l.place.dial(directory, name))
+	fd, err = connectUnix(l.place.dial(directory, name))
+	return fd, s.inode, err
 }
 
 // wait returns ctx's error, or nil after the pause.

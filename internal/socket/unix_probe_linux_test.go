@@ -81,6 +81,38 @@ func TestAUnixProbeOutlivesABrokenSocket(t *testing.T) {
 	unixCheck(t, <-proved)
 }
 
+func TestAUnixProbeThatWasGivenUpIsNotPending(t *testing.T) {
+	l := unixListen(t, unixOptions())
+	giveUp := func() {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+		defer cancel()
+		if err := l.Probe(ctx, 0, nil); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("probe of a slot that nobody serves: %v", err)
+		}
+	}
+	giveUp()
+	unixConnected(t, l.Address().Path)
+	giveUp()
+	if n := unixQueued(t, l, 0); n != 1 {
+		t.Errorf("%d pending, want the one that is no probe", n)
+	}
+	stop := unixWorker(t, l, 0, "0")
+	unixAwait(t, "every probe closed", func() bool {
+		unixCheck(t, l.Maintain())
+		return len(l.slots[0].given) == 0
+	})
+	stop()
+	giveUp()
+	unixCheck(t, unix.Shutdown(unixDupClosed(t, l, 0), unix.SHUT_RDWR))
+	unixFinding(t, l, Broken)
+	unixConnected(t, l.Address().Path)
+	if n := unixQueued(t, l, 0); n != 1 {
+		t.Errorf("%d pending on the fresh socket, want 1", n)
+	}
+	giveUp() // and Close closes it
+}
+
 func TestASharedUnixProbeCountsOnlyTheOwner(t *testing.T) {
 	o := unixOptions()
 	o.Shared = true
@@ -143,6 +175,9 @@ func TestUnixWithoutHardLinksIsShared(t *testing.T) {
 	if now, err := l.Inode(0); now != inode {
 		t.Errorf("inode %d was %d, %v", now, inode, err)
 	}
+	unixCheck(t, l.Reserve(0))
+	unixFinding(t, l, Broken)
+	unixConnected(t, path)
 	unixCheck(t, l.Close())
 }
 
