@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 )
 
 // Headers by which a server tells the client more than HTTP does. All are
@@ -18,7 +19,9 @@ const (
 // dropped or doubled leaves it in step.
 const period = 65_521
 
-var patterned = func() []byte {
+// patterned is made when it is first needed: the launcher, and each of its
+// shims, has this package in its binary and does without it.
+var patterned = sync.OnceValue(func() []byte {
 	p := make([]byte, period)
 	state := uint32(1)
 	for i := range p {
@@ -26,7 +29,7 @@ var patterned = func() []byte {
 		p[i] = 'a' + byte(state>>24)%26
 	}
 	return p
-}()
+})
 
 // Pattern returns the n bytes from offset on of a fixed sequence of letters in
 // which a part that is missing, doubled or misplaced shows.
@@ -34,7 +37,7 @@ func Pattern(offset, n int) []byte {
 	p := make([]byte, 0, n)
 	for len(p) < n {
 		at := (offset + len(p)) % period
-		p = append(p, patterned[at:min(at+n-len(p), period)]...)
+		p = append(p, patterned()[at:min(at+n-len(p), period)]...)
 	}
 	return p
 }
