@@ -142,7 +142,7 @@ func (o *Options) check(response *http.Response, digest string) (known bool, err
 		if bad != nil {
 			return false, &answerError{Malformed, fmt.Errorf("%s: %w", HeaderPattern, bad)}
 		}
-		known, err = true, match(response.Body, n, func(i int) byte { return patterned[i%period] })
+		known, err = true, match(response.Body, n, func(i int) byte { return patterned()[i%period] })
 	default:
 		_, err = io.Copy(io.Discard, response.Body)
 	}
