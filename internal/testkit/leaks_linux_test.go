@@ -128,6 +128,21 @@ func TestFreePortsDifferAndAreFree(t *testing.T) {
 	}
 }
 
+func TestAPortThatIsTakenOrPromisedIsNotFree(t *testing.T) {
+	port := FreePort(t)
+	if reserve(t, port) {
+		t.Error("promised twice")
+	}
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if reserve(t, l.Addr().(*net.TCPAddr).Port) {
+		t.Error("taken, and promised")
+	}
+}
+
 func TestWaitFailsWhenWhatItWaitsForDoesNotCome(t *testing.T) {
 	if poll(0, func() bool { return false }) {
 		t.Error("came")

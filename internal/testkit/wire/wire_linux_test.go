@@ -215,7 +215,17 @@ func TestTheTestsOwnNamespaceIsLeftAlone(t *testing.T) {
 				if all, err := net.Interfaces(); err != nil || len(all) != 2 {
 					return fmt.Errorf("%v at the server's end: %w", all, err)
 				}
-				return nil
+				// Its loopback works: what listens there can be reached there.
+				l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+				if err != nil {
+					return err
+				}
+				defer l.Close()
+				c, err := (&net.Dialer{Timeout: 10 * time.Second}).DialContext(t.Context(), "tcp", l.Addr().String())
+				if err == nil {
+					_ = c.Close()
+				}
+				return err
 			}); err != nil {
 				t.Error(err)
 			}
