@@ -161,8 +161,8 @@ type places struct {
 type place struct{ pid, fd int }
 
 // Holds tells whether some process of the worker has the socket open. A socket that
-// was seen before costs one readlink; any other a look at all descriptors of all
-// processes of the worker. For many sockets at once use Inodes.
+// was seen before costs one readlink; any other a look at the descriptors of the
+// main process, and only then of all processes of the worker. For many sockets at once use Inodes.
 func (p *Process) Holds(inode uint64) bool {
 	p.seen.mu.Lock()
 	at, ok := p.seen.at[inode]
@@ -170,7 +170,28 @@ func (p *Process) Holds(inode uint64) bool {
 	if ok && at.inode() == inode && p.Contains(at.pid) {
 		return true
 	}
-	return p.Inodes()[inode]
+	return p.holdsItself(inode) || p.Inodes()[inode]
+}
+
+// holdsItself looks at the descriptors of the main process alone, which is where
+// a socket usually is, and spares the look at every process of the machine.
+func (p *Process) holdsItself(inode uint64) bool {
+	if main, _ := p.alive(); !main {
+		return false
+	}
+	for _, fd := range numbers("/proc/" + strconv.Itoa(p.pid) + "/fd") {
+		where := place{p.pid, fd}
+		if where.inode() == inode {
+			p.seen.mu.Lock()
+			defer p.seen.mu.Unlock()
+			if p.seen.at == nil {
+				p.seen.at = make(map[uint64]place)
+			}
+			p.seen.at[inode] = where
+			return true
+		}
+	}
+	return false
 }
 
 // Inodes are all sockets that processes of the worker have open now.
