@@ -77,7 +77,11 @@ func parsePath(p string) (Address, error) {
 	if !strings.HasPrefix(p, "/") {
 		return Address{}, errors.New("a unix socket needs an absolute path, as in unix:///run/app.sock")
 	}
-	if strings.HasSuffix(p, "/") {
+	switch path.Base(p) {
+	case "/", ".", "..":
+		return Address{}, errors.New("the path names a directory")
+	}
+	if last := path.Base(p); strings.HasSuffix(p, "/") || last == "." || last == ".." {
 		return Address{}, errors.New("the path names a directory")
 	}
 	p = path.Clean(p)
