@@ -64,6 +64,8 @@ func TestParseAddressRefuses(t *testing.T) {
 		{"unix://run/x.sock", "absolute"},
 		{"unix:///", "directory"},
 		{"unix:///run/", "directory"},
+		{"unix:///.", "directory"},
+		{"unix:///run/..", "directory"},
 		{"unix:///" + strings.Repeat("x", 107), "108 bytes"},
 		{"unix:///a\x00b", "zero byte"},
 		{"=:80", "empty"},
