@@ -68,13 +68,13 @@ type Report struct {
 var ErrNotSteered = errors.New("steering does not work here")
 
 // Run runs both rounds. It returns early when ctx ends, with everything ended.
-func Run(ctx context.Context, o Options) (*Report, error) {
+func Run(ctx context.Context, o Options) (report *Report, err error) {
 	dir, err := os.MkdirTemp("", "baton-demo")
 	if err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(dir) // what the launcher made there it has removed itself
-	report := &Report{Clients: o.Clients}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	report = &Report{Clients: o.Clients}
 	for _, r := range []struct {
 		steering string
 		result   *Round

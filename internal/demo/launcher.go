@@ -186,9 +186,9 @@ func until(ctx context.Context, t time.Time) error {
 
 // stop ends the launcher, gracefully if it will, and waits until nothing of it is
 // left.
-func (l *launcher) stop() error {
+func (l *launcher) stop() (err error) {
 	close(l.ended)
-	defer l.release.Close()
+	defer func() { err = errors.Join(err, l.release.Close()) }()
 	if err := l.process.Signal(syscall.SIGTERM); err != nil {
 		return err
 	}
@@ -196,7 +196,7 @@ func (l *launcher) stop() error {
 	case <-l.process.Done():
 	case <-time.After(slow):
 		// QUIT first: it ends the workers too, which KILL would leave behind.
-		err := l.process.Signal(syscall.SIGQUIT)
+		err = l.process.Signal(syscall.SIGQUIT)
 		select {
 		case <-l.process.Done():
 		case <-time.After(slow):

@@ -280,7 +280,7 @@ func TestTargetLeavesItsUnixPathUnlessToldOtherwise(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer os.RemoveAll(dir) //nolint:revive // two of them, at the end of the test
+		defer os.RemoveAll(dir)
 		path := filepath.Join(dir, "s")
 		var behave []string
 		if unlink {
