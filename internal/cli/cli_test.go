@@ -62,7 +62,6 @@ func target() {
 		fmt.Fprintln(w, strings.TrimSpace(word), os.Getenv("LISTEN_FDNAMES"))
 	})}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-	defer stop()
 	ended := make(chan struct{})
 	go func() { // ends with the process, or once the server is shut down
 		<-ctx.Done()
@@ -74,6 +73,7 @@ func target() {
 		os.Exit(1)
 	}
 	<-ended
+	stop()
 }
 
 // within calls f until it says that it is done; ten seconds at most.

@@ -217,7 +217,7 @@ func complete(root *node, o Options) (*Config, Errors) {
 	}
 	d := &decoder{}
 	c := Default()
-	d.decode(root, c)
+	_ = d.decode(root, c) // returned below, with what the rules find
 	(&rules{decoder: d, c: c, root: root, address: o.Address}).check()
 	return c, d.errs
 }

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"unicode"
@@ -146,7 +147,11 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		lines := 1 + strings.Count(text, "\n")
-		for _, e := range err.(Errors) {
+		var all Errors
+		if !errors.As(err, &all) {
+			t.Fatalf("%v is no Errors", err)
+		}
+		for _, e := range all {
 			if e.Line < 1 || e.Line > lines || e.Column < 1 || e.Problem == "" || strings.ContainsFunc(e.Error(), unicode.IsControl) {
 				t.Fatalf("%#v\nof\n%s", e, text)
 			}

@@ -73,7 +73,11 @@ func Run(ctx context.Context, o Options) (report *Report, err error) {
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	defer func() {
+		if left := os.RemoveAll(dir); err == nil {
+			err = left
+		}
+	}()
 	report = &Report{Clients: o.Clients}
 	for _, r := range []struct {
 		steering string

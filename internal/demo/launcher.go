@@ -188,7 +188,11 @@ func until(ctx context.Context, t time.Time) error {
 // left.
 func (l *launcher) stop() (err error) {
 	close(l.ended)
-	defer func() { err = errors.Join(err, l.release.Close()) }()
+	defer func() {
+		if left := l.release.Close(); err == nil {
+			err = left
+		}
+	}()
 	if err := l.process.Signal(syscall.SIGTERM); err != nil {
 		return err
 	}

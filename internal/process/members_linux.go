@@ -182,16 +182,20 @@ func (p *Process) holdsItself(inode uint64) bool {
 	for _, fd := range numbers("/proc/" + strconv.Itoa(p.pid) + "/fd") {
 		where := place{p.pid, fd}
 		if where.inode() == inode {
-			p.seen.mu.Lock()
-			defer p.seen.mu.Unlock()
-			if p.seen.at == nil {
-				p.seen.at = make(map[uint64]place)
-			}
-			p.seen.at[inode] = where
+			p.remember(inode, where)
 			return true
 		}
 	}
 	return false
+}
+
+func (p *Process) remember(inode uint64, where place) {
+	p.seen.mu.Lock()
+	defer p.seen.mu.Unlock()
+	if p.seen.at == nil {
+		p.seen.at = make(map[uint64]place)
+	}
+	p.seen.at[inode] = where
 }
 
 // Inodes are all sockets that processes of the worker have open now.

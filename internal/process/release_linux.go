@@ -88,7 +88,7 @@ func Resolve(c Command) (*Release, error) {
 	}
 	r := &Release{args: c.Exec, umask: -1, exeFD: -1, wdFD: -1}
 	if err := r.resolve(c); err != nil {
-		r.Close()
+		_ = r.Close() // only read from
 		return nil, err
 	}
 	return r, nil
