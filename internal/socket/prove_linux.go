@@ -157,26 +157,16 @@ func (p *proof) end() {
 }
 
 // at returns the member of ours at index i, or nil for a stranger. A busy
-// member may drop other packets at the same time, so one round's suspects are
-// narrowed by the next.
+// member may drop other packets at the same time; where several counts grew,
+// more packets are sent at once, until one count alone has grown by as many.
 func (p *proof) at(i int) (*member, error) {
 	if err := p.g.attach(isolation{from: p.from, index: i}); err != nil {
 		return nil, err
 	}
-	var suspects []*member
-	for range 8 {
-		before, err := p.drops()
+	for n := uint32(1); n <= 4096; n *= 8 {
+		suspects, err := p.send(n)
 		if err != nil {
 			return nil, err
-		}
-		got, err := p.send(before)
-		if err != nil {
-			return nil, err
-		}
-		if suspects == nil {
-			suspects = got
-		} else {
-			suspects = slices.DeleteFunc(suspects, func(m *member) bool { return !slices.Contains(got, m) })
 		}
 		switch len(suspects) {
 		case 0:
@@ -188,11 +178,17 @@ func (p *proof) at(i int) (*member, error) {
 	return nil, errors.New("too many packets were dropped meanwhile")
 }
 
-// send sends one packet and returns the members whose count grew, none when a
-// stranger took it.
-func (p *proof) send(before map[*member]uint32) ([]*member, error) {
-	if err := p.knock(); err != nil {
+// send sends n packets and returns the members whose count grew by n, none when
+// a stranger took them.
+func (p *proof) send(n uint32) ([]*member, error) {
+	before, err := p.drops()
+	if err != nil {
 		return nil, err
+	}
+	for range n {
+		if err := p.knock(); err != nil {
+			return nil, err
+		}
 	}
 	deadline := time.Now().Add(arrival)
 	for {
@@ -201,8 +197,8 @@ func (p *proof) send(before map[*member]uint32) ([]*member, error) {
 			return nil, err
 		}
 		var grown []*member
-		for m, n := range now {
-			if n != before[m] {
+		for m, count := range now {
+			if count-before[m] >= n { // the counters wrap
 				grown = append(grown, m)
 			}
 		}

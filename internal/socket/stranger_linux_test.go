@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -138,4 +139,54 @@ func TestAStrangerOnAnotherAddressIsReported(t *testing.T) {
 	must(t, l.Maintain())
 	finding(t, l, StrangerGone)
 	allReached(t, l, "127.0.0.1", 1)
+}
+
+// Members that drop packets of their own accord, here for a full queue, do not
+// mislead the proof of the order.
+func TestTheOrderIsProvedWhileClientsAreDropped(t *testing.T) {
+	l := steeredWith(t, "127.0.0.1:0", 3, Options{Backlog: 1})
+	must(t, l.Steer(to(0, 2))) // nobody accepts on either
+	stop := make(chan struct{})
+	var flood sync.WaitGroup
+	for range 2 {
+		fd, err := l.at.socket()
+		must(t, err)
+		sa, err := l.at.reach(l.origin)
+		must(t, err)
+		flood.Go(func() { // ends with stop
+			defer unix.Close(fd)
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					_ = unix.Connect(fd, sa) // in progress, for ever
+					if err := disconnect(fd); err != nil {
+						t.Error(err)
+						return
+					}
+				}
+			}
+		})
+	}
+	drops := func() (n uint32) {
+		for _, slot := range []int{0, 2} {
+			fd, err := l.FD(slot)
+			must(t, err)
+			mem, err := meminfo(fd)
+			must(t, err)
+			n += mem.drops
+		}
+		return n
+	}
+	before := drops()
+	eventually(t, "both queues are full", func() bool { return drops() > before+100 })
+	for range 20 {
+		inOrder(t, l)
+	}
+	if drops() < before+200 {
+		t.Error("the flood dried up")
+	}
+	close(stop)
+	flood.Wait()
 }
