@@ -27,6 +27,7 @@ type Config struct {
 	Listen  []Listener `toml:"listen"` // at least one
 	Handoff Handoff    `toml:"handoff"`
 	Restart Restart    `toml:"restart"`
+	Logs    Logs       `toml:"logs"`
 	Log     Log        `toml:"log"`
 
 	File     string   // absolute path of the file read; "" when flags gave everything
@@ -90,6 +91,14 @@ type Restart struct {
 	ResetAfter time.Duration `toml:"reset_after"`
 }
 
+// Logs is what becomes of what workers write.
+type Logs struct {
+	// Output is "pass" (through pipes of the launcher, byte for byte, the last
+	// lines kept to explain a failure) or "inherit" (the launcher's own
+	// descriptors).
+	Output string `toml:"output"`
+}
+
 // Log is the launcher's own log, on standard error.
 type Log struct {
 	Format string `toml:"format"` // auto, text or json
@@ -134,7 +143,8 @@ func Default() *Config {
 			BackoffMax: 30 * time.Second,
 			ResetAfter: 10 * time.Second,
 		},
-		Log: Log{Format: "auto", Level: "info"},
+		Logs: Logs{Output: "pass"},
+		Log:  Log{Format: "auto", Level: "info"},
 	}
 }
 

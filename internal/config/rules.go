@@ -25,6 +25,7 @@ func (r *rules) check() {
 	r.checkListeners()
 	r.checkHandoff()
 	r.checkRestart()
+	r.oneOf(r.root.find("logs", "output"), r.c.Logs.Output, "pass", "inherit")
 	r.oneOf(r.root.find("log", "format"), r.c.Log.Format, "auto", "text", "json")
 	r.oneOf(r.root.find("log", "level"), r.c.Log.Level, "debug", "info", "warn", "error")
 }

@@ -65,6 +65,11 @@ func Run(ctx context.Context, o Options) error {
 	out := logs.NewPassthrough(o.Stdout, o.Stderr)
 	defer out.Close()
 
+	open := func() (handoff.Output, error) { return out.Open() }
+	if first.Logs.Output == "inherit" {
+		open = func() (handoff.Output, error) { return inherited{}, nil }
+	}
+
 	var begun atomic.Bool
 	s := handoff.New(handoff.Options{
 		Name: first.Name,
@@ -78,7 +83,7 @@ func Run(ctx context.Context, o Options) error {
 			}
 			return plan(c)
 		},
-		Output: func(int, int) (handoff.Output, error) { return out.Open() },
+		Output: func(int, int) (handoff.Output, error) { return open() },
 		Observe: func(e event.Event) {
 			record(o.Log, e)
 			tidy(e)
