@@ -118,10 +118,7 @@ func (l *unixListener) Connections(owner func(inode uint64) bool) (int, error) {
 func (l *unixListener) Probe(ctx context.Context, number int, owner func(inode uint64) bool) error {
 	var last error
 	for pause := probePause; ; pause = min(2*pause, maxProbePause) {
-		accepted, err := l.probe(ctx, number)
-		if err == nil && l.reason != "" && owner != nil && !owner(accepted) {
-			err = errors.New("accepted by another worker")
-		}
+		err := l.probe(ctx, number, owner)
 		switch {
 		case err == nil:
 			return nil
@@ -139,20 +136,24 @@ func (l *unixListener) Probe(ctx context.Context, number int, owner func(inode u
 	}
 }
 
-// probe makes one connection and returns the inode of the socket that accept
-// made of it; 0 if that was closed before it could be seen.
-func (l *unixListener) probe(ctx context.Context, number int) (uint64, error) {
+// probe makes one connection and returns nil when it was accepted, in shared mode
+// by owner. The connection stays open while owner looks: a worker closes its end
+// as soon as this one is closed, and then nobody owns it.
+func (l *unixListener) probe(ctx context.Context, number int, owner func(inode uint64) bool) error {
 	fd, inode, err := l.connect(number)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	accepted, err := acceptance(ctx, fd)
+	if err == nil && l.reason != "" && owner != nil && !owner(accepted) {
+		err = errors.New("accepted by another worker")
+	}
 	if err != nil && ctx.Err() != nil {
 		l.giveUp(number, inode, fd)
 	} else {
 		unix.Close(fd) // it carried nothing
 	}
-	return accepted, err
+	return err
 }
 
 // acceptance waits until the connection has been accepted.
