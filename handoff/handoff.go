@@ -271,7 +271,7 @@ func (s *Supervisor) do(a machine.Action) {
 	case machine.Refuse:
 		s.refuse(a.Slot)
 	case machine.Watch:
-		s.watch(a.Slot)
+		s.watch(a.Slot, a.Orphan)
 	case machine.WatchIdle:
 		s.watchIdle(s.workers[a.Worker])
 	case machine.Signal:

@@ -56,14 +56,21 @@ func (s *Supervisor) refuseOne(l *listener, slot machine.Slot) {
 // and what it still posts is not heard.
 type watch struct{ cancel context.CancelFunc }
 
+// orphanPatience is how long a handshake can stay half open: the kernel sends
+// its SYN-ACK again five times, at doubling intervals from one second
+// (net.ipv4.tcp_synack_retries, tcp(7)), and gives up after 63.
+const orphanPatience = 65 * time.Second
+
 // watch follows the slot's queue from now on, and waits for the handshakes that
-// are half open now, until both are done.
-func (s *Supervisor) watch(slot machine.Slot) {
+// are half open now, until both are done. A worker that drains waits for them
+// no longer than handshake_wait; an orphan, which costs nothing but itself,
+// until they are gone, because one that ends later would wait in vain.
+func (s *Supervisor) watch(slot machine.Slot, orphan bool) {
 	if old := s.watches[slot]; old != nil {
 		old.cancel()
 	}
 	g := s.gens[s.slots[slot]]
-	listeners := s.watched(slot, g)
+	listeners := s.watched(g, orphan)
 	for _, l := range listeners {
 		if !s.wanted(l) {
 			s.refuseOne(l, slot) // it is closed when this generation is gone
@@ -84,8 +91,8 @@ func (s *Supervisor) watch(slot machine.Slot) {
 			s.step(e)
 		})
 	}
-	var patience time.Duration
-	if g != nil {
+	patience := orphanPatience
+	if g != nil && (!orphan || s.stopping || s.serving() == nil) {
 		patience = g.plan.HandshakeWait
 	}
 	s.spawn(func() { look(ctx, listeners, int(slot), patience, post) }) // ends with ctx, or when quiet
@@ -94,12 +101,10 @@ func (s *Supervisor) watch(slot machine.Slot) {
 // watched returns the listeners whose queue on the slot somebody can serve: a
 // worker on the slot serves its generation's; for a slot without one a worker
 // of the generation that serves would.
-func (s *Supervisor) watched(slot machine.Slot, owner *generation) []*listener {
+func (s *Supervisor) watched(owner *generation, orphan bool) []*listener {
 	g := owner
-	if !s.occupied(slot) {
-		if sv := s.serving(); sv != nil {
-			g = sv
-		}
+	if sv := s.serving(); orphan && sv != nil {
+		g = sv
 	}
 	if g == nil {
 		return nil

@@ -253,13 +253,3 @@ func (s *Supervisor) kill(w *worker) {
 	_ = w.proc.Kill() // gone already: exited tells
 	s.emit(s.of(w, event.Event{Kind: event.Killed, Message: fmt.Sprintf("killed pid %d of generation %d", w.proc.PID(), w.gen)}))
 }
-
-// occupied says whether a worker is on the slot.
-func (s *Supervisor) occupied(slot machine.Slot) bool {
-	for _, w := range s.workers {
-		if w.slot == slot {
-			return true
-		}
-	}
-	return false
-}

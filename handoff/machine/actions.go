@@ -29,8 +29,13 @@ type (
 	Refuse struct{ Slot Slot }
 	// Watch takes note of the handshakes half open now and follows the slot's
 	// queue; Stranded may, Quiet will follow. It ends with Quiet, with a later
-	// Watch of the slot, or with Halt.
-	Watch struct{ Slot Slot }
+	// Watch of the slot, or with Halt. An Orphan has no worker: what turns up
+	// there late finds nobody, so its handshakes are waited for until they are
+	// all gone.
+	Watch struct {
+		Slot   Slot
+		Orphan bool
+	}
 	// WatchIdle waits until the worker has no connection; Idle answers. It ends
 	// with the worker.
 	WatchIdle struct{ Worker Worker }

@@ -31,6 +31,9 @@ func showAction(a Action) string {
 	case Refuse:
 		return fmt.Sprintf("refuse on slot %d", a.Slot)
 	case Watch:
+		if a.Orphan {
+			return fmt.Sprintf("watch orphan slot %d", a.Slot)
+		}
 		return fmt.Sprintf("watch slot %d", a.Slot)
 	case WatchIdle:
 		return fmt.Sprintf("watch-idle w%d", a.Worker)

@@ -37,7 +37,7 @@ func (m *Machine) orphan(s Slot) {
 	case m.ended:
 		m.slots[s] = slot{}
 	default:
-		m.do(Watch{s})
+		m.do(Watch{Slot: s, Orphan: true})
 	}
 }
 

@@ -215,7 +215,7 @@ func (m *Machine) drainWorker(w *worker) {
 		delay := m.drainDelay(w)
 		w.quiet, w.delayed = w.slot == none, w.slot == none || delay <= 0
 		if !w.quiet {
-			m.do(Watch{w.slot})
+			m.do(Watch{Slot: w.slot})
 			m.set(TimerQueue, nil, w, w.gen.policy.DrainTimeout+w.gen.policy.DrainDelay)
 		}
 		if !w.delayed {
