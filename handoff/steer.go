@@ -110,7 +110,7 @@ func (s *Supervisor) watched(owner *generation, orphan bool) []*listener {
 		return nil
 	}
 	return slices.DeleteFunc(slices.Clone(g.listeners), func(l *listener) bool {
-		return l.Mode() == socket.Shared || s.listeners[l.key] != l // one queue for all; closed
+		return l.Mode() == socket.Shared && !s.stopping && s.wanted(l) || s.listeners[l.key] != l // one queue for all; closed
 	})
 }
 
@@ -176,11 +176,19 @@ func count(listeners []*listener, slot int, half map[*listener]socket.Handshakes
 
 // watchIdle waits until the worker has no connection left.
 func (s *Supervisor) watchIdle(w *worker) {
-	if w == nil || w.proc == nil {
+	if w == nil {
 		return
 	}
 	listeners := slices.Clone(s.gens[w.gen].listeners)
 	s.spawn(func() { // ends with the worker, or when it is idle
+		select {
+		case <-w.up:
+		case <-w.ctx.Done():
+			return
+		}
+		if w.proc == nil {
+			return
+		}
 		for pause := 5 * time.Millisecond; ; pause = min(pause*2, 200*time.Millisecond) {
 			owned := w.proc.Inodes()
 			n := 0

@@ -117,6 +117,11 @@ func (s *Supervisor) spec(g *generation, w *worker) (process.Spec, error) {
 // reserve makes the worker's slot exist on the listener. A listener that nobody
 // was given yet queues for the first who will serve it.
 func (s *Supervisor) reserve(l *listener, w *worker) error {
+	if w.role == machine.Emptier {
+		if _, err := l.FD(int(w.slot)); err == nil {
+			return nil // it has the slot; Reserve would take back a Refuse
+		}
+	}
 	if err := l.Reserve(int(w.slot)); err != nil {
 		return err
 	}

@@ -84,8 +84,7 @@ func (m *Machine) quieted(s Slot) {
 	case w.role == Emptier && w.state == Failed:
 		w.state = Killed // no successor is needed
 	case w.role == Emptier && (w.state == Coming || w.state == Ready):
-		w.quiet, w.delayed = true, true
-		m.advance(w)
+		m.drainWorker(w) // with its delay: it may just have accepted what it has not read
 	}
 }
 
