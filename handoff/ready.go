@@ -57,7 +57,10 @@ func provable(all []*listener) []*listener {
 func prove(ctx context.Context, listeners []*listener, w *worker) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	owns := func(inode uint64) bool { return w.proc.Inodes()[inode] }
+	owns := func(inode uint64) bool {
+		held, err := w.proc.Inodes()
+		return err == nil && held[inode]
+	}
 	results := make(chan error, len(listeners))
 	for _, l := range listeners {
 		go func() { results <- proveOne(ctx, l, int(w.slot), owns) }() // ends with ctx

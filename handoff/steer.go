@@ -190,8 +190,11 @@ func (s *Supervisor) watchIdle(w *worker) {
 			return
 		}
 		for pause := 5 * time.Millisecond; ; pause = min(pause*2, 200*time.Millisecond) {
-			owned := w.proc.Inodes()
+			owned, err := w.proc.Inodes()
 			n := 0
+			if err != nil {
+				n++ // it cannot be known, as below
+			}
 			for _, l := range listeners {
 				// An error means that it cannot be known: then the timer ends it.
 				c, err := l.Connections(func(inode uint64) bool { return owned[inode] })

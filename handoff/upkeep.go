@@ -34,7 +34,11 @@ func (s *Supervisor) maintain() {
 // holds says whether a process of the worker has its slot's socket open.
 func (s *Supervisor) holds(w *worker, l *listener) bool {
 	inode, err := l.Inode(int(w.slot))
-	return err == nil && w.proc.Holds(inode)
+	if err != nil {
+		return false
+	}
+	held, err := w.proc.Holds(inode)
+	return held || err != nil // who cannot look does not take it from the worker
 }
 
 // found handles what a listener found out about its sockets.

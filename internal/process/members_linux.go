@@ -3,6 +3,7 @@ package process
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"strconv"
 	"strings"
@@ -45,41 +46,71 @@ func parseStat(b []byte) (stat, bool) {
 	return s, true
 }
 
-func readStat(pid int) (stat, bool) {
+// readStat reads one process. false without an error: it has ended.
+func readStat(pid int) (stat, bool, error) {
 	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
 	if err != nil {
-		return stat{}, false // it has ended
+		if ended(err) {
+			err = nil
+		}
+		return stat{}, false, err
 	}
-	return parseStat(b)
+	s, ok := parseStat(b)
+	return s, ok, nil
+}
+
+// ended: the error of a look into /proc/PID says that there is no such process,
+// or no such descriptor, any more. Everything else (EMFILE, EACCES) means that it
+// could not be seen. Where proc(5) is not mounted this is said of every process:
+// scanProcesses finds that out.
+func ended(err error) bool {
+	return errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ESRCH)
 }
 
 // scanProcesses reads every process there is. It is no snapshot: processes come
-// and go while it reads.
-func scanProcesses() map[int]stat {
+// and go while it reads. With an error the map lacks those that could not be read.
+func scanProcesses() (map[int]stat, error) {
 	all := make(map[int]stat)
-	for _, pid := range numbers("/proc") {
-		if s, ok := readStat(pid); ok {
+	pids, err := numbers("/proc")
+	errs := []error{err}
+	for _, pid := range pids {
+		s, ok, err := readStat(pid)
+		if ok {
 			all[pid] = s
 		}
+		errs = append(errs, err)
 	}
-	return all
+	if err := errors.Join(errs...); err != nil {
+		return all, err
+	}
+	if _, ok := all[os.Getpid()]; !ok {
+		return all, errors.New("/proc shows not even this process: is proc(5) mounted, and of this pid namespace?")
+	}
+	return all, nil
 }
 
-// numbers lists the entries of a directory whose names are numbers.
-func numbers(dir string) []int {
+// numbers lists the entries of a directory whose names are numbers. One that is
+// gone has none.
+func numbers(dir string) ([]int, error) {
 	d, err := os.Open(dir)
 	if err != nil {
-		return nil // gone, or not ours to see: it holds nothing that we know
+		if ended(err) {
+			err = nil
+		}
+		return nil, err
 	}
-	defer d.Close()                // read only
-	names, _ := d.Readdirnames(-1) // what was read before an error counts
-	list := make([]int, 0, len(names))
+	defer d.Close() // read only
+	names, err := d.Readdirnames(-1)
+	if ended(err) {
+		err = nil
+	}
+	list := make([]int, 0, len(names)) // what was read before an error counts
 	for _, name := range names {
 		if n, err := strconv.Atoi(name); err == nil {
 			list = append(list, n)
 		}
 	}
-	return list
+	return list, err
 }
 
 // alive tells which numbers still are the worker's and may be compared: the main
@@ -110,7 +141,7 @@ func (p *Process) Contains(pid int) bool {
 		if pid <= 1 || pid == self {
 			return false
 		}
-		s, ok := readStat(pid)
+		s, ok, _ := readStat(pid) // who cannot be seen is not taken for one of ours
 		if !ok {
 			return false
 		}
@@ -122,13 +153,20 @@ func (p *Process) Contains(pid int) bool {
 	return false
 }
 
-// PIDs lists the worker's processes that run now (no zombies), the main one first.
+// PIDs lists the worker's processes that run now (no zombies), the main one first;
+// those that can be seen, where some cannot.
 func (p *Process) PIDs() []int {
+	pids, _ := p.members() // documented
+	return pids
+}
+
+// members is PIDs, with the reason when some could not be seen.
+func (p *Process) members() ([]int, error) {
 	main, group := p.alive()
 	if !main && !group {
-		return nil
+		return nil, nil
 	}
-	all := scanProcesses()
+	all, err := scanProcesses()
 	known := make(map[int]bool, len(all))
 	var belongs func(pid, depth int) bool
 	belongs = func(pid, depth int) bool {
@@ -149,7 +187,13 @@ func (p *Process) PIDs() []int {
 	if s, ok := all[p.pid]; main && ok && !s.dead() {
 		pids = append([]int{p.pid}, pids...)
 	}
-	return pids
+	if _, ok := all[p.pid]; err == nil && main && !ok {
+		// Until it is reaped it has a place in /proc, be it as a zombie.
+		if main, _ = p.alive(); main {
+			err = fmt.Errorf("/proc does not show process %d (hidepid, proc(5))", p.pid)
+		}
+	}
+	return pids, err
 }
 
 // places remembers where a socket was last seen: inode to process and descriptor.
@@ -160,17 +204,33 @@ type places struct {
 
 type place struct{ pid, fd int }
 
-// Holds tells whether some process of the worker has the socket open. A socket that
-// was seen before costs one readlink; any other a look at the descriptors of the
-// main process, and only then of all processes of the worker. For many sockets at once use Inodes.
-func (p *Process) Holds(inode uint64) bool {
+// Holds tells whether some process of the worker has the socket open. An error
+// means that it was not found where one could look, and that one could not look
+// everywhere: no descriptor is free for it, /proc is not there, or a process is
+// not ours to look into (of another user, or not dumpable, without CAP_SYS_PTRACE;
+// proc_pid_fd(5)). A process that has ended holds nothing, which is no error.
+//
+// A socket that was seen before costs one readlink; any other a look at the
+// descriptors of the main process, and only then of all processes of the worker.
+// For many sockets at once use Inodes.
+func (p *Process) Holds(inode uint64) (bool, error) {
 	p.seen.mu.Lock()
 	at, ok := p.seen.at[inode]
 	p.seen.mu.Unlock()
-	if ok && at.inode() == inode && p.Contains(at.pid) {
-		return true
+	if ok && at.holds(inode) && p.Contains(at.pid) {
+		return true, nil
 	}
-	return p.holdsItself(inode) || p.Inodes()[inode]
+	if p.holdsItself(inode) {
+		return true, nil
+	}
+	all, err := p.Inodes()
+	if all[inode] {
+		return true, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("socket %d of process %d: %w", inode, p.pid, err)
+	}
+	return false, nil
 }
 
 // holdsItself looks at the descriptors of the main process alone, which is where
@@ -179,14 +239,15 @@ func (p *Process) holdsItself(inode uint64) bool {
 	if main, _ := p.alive(); !main {
 		return false
 	}
-	for _, fd := range numbers("/proc/" + strconv.Itoa(p.pid) + "/fd") {
-		where := place{p.pid, fd}
-		if where.inode() == inode {
+	found := false
+	// What it cannot see, the look at all processes tells.
+	_ = eachSocket(p.pid, func(n uint64, where place) bool {
+		if found = n == inode; found {
 			p.remember(inode, where)
-			return true
 		}
-	}
-	return false
+		return !found
+	})
+	return found
 }
 
 func (p *Process) remember(inode uint64, where place) {
@@ -198,39 +259,79 @@ func (p *Process) remember(inode uint64, where place) {
 	p.seen.at[inode] = where
 }
 
-// Inodes are all sockets that processes of the worker have open now.
-func (p *Process) Inodes() map[uint64]bool {
+// Inodes are all sockets that processes of the worker have open now. With an error
+// (as for Holds) there may be more.
+func (p *Process) Inodes() (map[uint64]bool, error) {
 	at := make(map[uint64]place)
 	held := make(map[uint64]bool)
-	for _, pid := range p.PIDs() {
-		for _, fd := range numbers("/proc/" + strconv.Itoa(pid) + "/fd") {
-			where := place{pid, fd}
-			if inode := where.inode(); inode != 0 {
-				at[inode], held[inode] = where, true
-			}
-		}
+	pids, err := p.members()
+	errs := []error{err}
+	for _, pid := range pids {
+		errs = append(errs, eachSocket(pid, func(inode uint64, where place) bool {
+			at[inode], held[inode] = where, true
+			return true
+		}))
 	}
 	p.seen.mu.Lock()
 	p.seen.at = at
 	p.seen.mu.Unlock()
-	return held
+	return held, errors.Join(errs...)
+}
+
+// eachSocket calls what for every socket that the process has open, until it
+// returns false. No error when the process has ended.
+func eachSocket(pid int, what func(inode uint64, where place) bool) error {
+	err := sockets(pid, what)
+	if err == nil {
+		return nil
+	}
+	// A process that ends may become another's to look into before it is gone.
+	if s, ok, statErr := readStat(pid); statErr == nil && (!ok || s.dead()) {
+		return nil
+	}
+	return err
+}
+
+func sockets(pid int, what func(inode uint64, where place) bool) error {
+	fds, err := numbers("/proc/" + strconv.Itoa(pid) + "/fd")
+	errs := []error{err}
+	for _, fd := range fds {
+		where := place{pid, fd}
+		inode, err := where.inode()
+		if inode != 0 && !what(inode, where) {
+			return nil
+		}
+		if err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// holds: the socket is at that place, as far as can be seen.
+func (w place) holds(inode uint64) bool {
+	n, err := w.inode()
+	return err == nil && n == inode
 }
 
 // inode of the socket at that place; 0 when there is none.
-func (w place) inode() uint64 {
+func (w place) inode() (uint64, error) {
 	var buf [64]byte
 	path := "/proc/" + strconv.Itoa(w.pid) + "/fd/" + strconv.Itoa(w.fd)
 	n, err := syscall.Readlink(path, buf[:])
+	if ended(err) {
+		return 0, nil // closed, or its process has ended
+	}
 	if err != nil {
-		return 0 // closed, or its process has ended
+		return 0, fmt.Errorf("readlink %s: %w", path, err)
 	}
 	rest, ok := strings.CutPrefix(string(buf[:n]), "socket:[")
 	if !ok {
-		return 0
+		return 0, nil
 	}
 	inode, err := strconv.ParseUint(strings.TrimSuffix(rest, "]"), 10, 64)
-	if err != nil && !errors.Is(err, strconv.ErrRange) {
-		return 0
+	if err != nil {
+		return 0, nil // a name that looks like one: "socket:[" is a file of somebody's
 	}
-	return inode
+	return inode, nil
 }

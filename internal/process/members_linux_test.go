@@ -22,7 +22,7 @@ func TestSignalsReachAGrandchild(t *testing.T) {
 		t.Error(s)
 	}
 	eventually(t, "the grandchild ended too", func() bool {
-		s, ok := readStat(grandchild)
+		s, ok, _ := readStat(grandchild)
 		return !ok || s.dead()
 	})
 }
@@ -44,7 +44,7 @@ func TestASignalAfterTheExitReachesWhoIsLeftOfTheGroup(t *testing.T) {
 				t.Fatal(err)
 			}
 			eventually(t, "the grandchild is gone", func() bool {
-				s, ok := readStat(grandchild)
+				s, ok, _ := readStat(grandchild)
 				return !ok || s.dead()
 			})
 			eventually(t, "the group is gone", func() bool { return !p.Group() })
@@ -108,7 +108,7 @@ func TestMembersAreTheGroupAndDescendants(t *testing.T) {
 func zombie(t *testing.T, parent int) (pid int) {
 	t.Helper()
 	eventually(t, "a child is dead and not reaped", func() bool {
-		for _, s := range scanProcesses() {
+		for _, s := range processes(t) {
 			if s.parent == parent && s.dead() {
 				pid = s.pid
 			}
@@ -135,7 +135,7 @@ func TestAZombieIsNoProcessThatRuns(t *testing.T) {
 	}
 	p.in.Close()
 	p.ended(t)
-	if s, ok := readStat(dead); !ok || !s.dead() {
+	if s, ok, _ := readStat(dead); !ok || !s.dead() {
 		t.Fatalf("the zombie is gone: this shows nothing (%+v)", s)
 	}
 	if p.Group() {
@@ -156,6 +156,33 @@ func TestAnotherWorkersProcessesAreNotOnesOwn(t *testing.T) {
 	}
 }
 
+func processes(t *testing.T) map[int]stat {
+	t.Helper()
+	all, err := scanProcesses()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+func descriptors(t *testing.T) int {
+	t.Helper()
+	fds, err := numbers("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(fds)
+}
+
+func holds(t *testing.T, p talk, inode uint64) bool {
+	t.Helper()
+	held, err := p.Holds(inode)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return held
+}
+
 func TestHoldsFindsASocketInAnyOfItsProcesses(t *testing.T) {
 	mine, inode := socket(t)
 	_, other := socket(t)
@@ -163,14 +190,14 @@ func TestHoldsFindsASocketInAnyOfItsProcesses(t *testing.T) {
 	grandchild := p.number(t)
 	p.line(t)
 	for _, way := range []string{"searched for", "remembered"} {
-		if !p.Holds(inode) {
+		if !holds(t, p, inode) {
 			t.Errorf("the socket at descriptor 3 is not found when %s", way)
 		}
 	}
-	if !p.Inodes()[inode] {
-		t.Error("the socket at descriptor 3 is not among all")
+	if all, err := p.Inodes(); err != nil || !all[inode] || all[other] {
+		t.Errorf("all are %v, %v: want %d, and not the launcher's %d", all, err, inode, other)
 	}
-	if p.Holds(other) || p.Inodes()[other] {
+	if holds(t, p, other) {
 		t.Error("a socket that only the launcher has is found")
 	}
 	if at := p.seen.at[inode]; at.fd != 3 || at.pid != p.PID() && at.pid != grandchild {
@@ -179,7 +206,7 @@ func TestHoldsFindsASocketInAnyOfItsProcesses(t *testing.T) {
 	p.in.Close()
 	p.ended(t)
 	eventually(t, "nobody is left", func() bool { return len(p.PIDs()) == 0 })
-	if p.Holds(inode) {
+	if holds(t, p, inode) {
 		t.Error("the socket is still said to be held after the worker's end")
 	}
 }
@@ -191,10 +218,10 @@ func TestHoldsDoesNotTrustItsMemory(t *testing.T) {
 	p := start(t, resolve(t, target(t, "wait")), func(s *Spec) { s.Files = []int{mine} })
 	p.line(t)
 	p.seen.at = map[uint64]place{other: {p.PID(), 3}, inode: {p.PID(), 0}}
-	if p.Holds(other) {
+	if holds(t, p, other) {
 		t.Error("a stale place was believed")
 	}
-	if !p.Holds(inode) {
+	if !holds(t, p, inode) {
 		t.Error("a stale place hid the socket")
 	}
 }
@@ -236,7 +263,7 @@ func TestStartsLeaveNothingBehind(t *testing.T) {
 	once(good)
 	once(bad)
 	leak := goleak.IgnoreCurrent()
-	before := len(numbers("/proc/self/fd"))
+	before := descriptors(t)
 	starts := 500
 	if testing.Short() {
 		starts = 100
@@ -247,11 +274,11 @@ func TestStartsLeaveNothingBehind(t *testing.T) {
 		}
 	}
 	// Fewer is no leak: workers of other tests may be forgotten meanwhile.
-	if after := len(numbers("/proc/self/fd")); after > before {
+	if after := descriptors(t); after > before {
 		t.Errorf("%d descriptors, were %d", after, before)
 	}
 	goleak.VerifyNone(t, leak)
-	for pid, s := range scanProcesses() {
+	for pid, s := range processes(t) {
 		if s.parent == os.Getpid() {
 			t.Errorf("child %d is left in state %c", pid, s.state)
 		}
@@ -261,7 +288,7 @@ func TestStartsLeaveNothingBehind(t *testing.T) {
 // An orphan keeps the group, and so the pidfd; when nobody asks for the worker any
 // more, the descriptor goes with it.
 func TestAForgottenProcessGivesItsDescriptorBack(t *testing.T) {
-	before := len(numbers("/proc/self/fd"))
+	before := descriptors(t)
 	var pid int
 	func() {
 		r, w, _ := os.Pipe()
@@ -282,7 +309,7 @@ func TestAForgottenProcessGivesItsDescriptorBack(t *testing.T) {
 	defer unix.Kill(pid, unix.SIGKILL)
 	eventually(t, "the descriptor is closed", func() bool {
 		runtime.GC()
-		return len(numbers("/proc/self/fd")) == before
+		return descriptors(t) == before
 	})
 }
 

@@ -163,12 +163,13 @@ func (p *Process) Group() bool {
 	if !reaped {
 		return true
 	}
-	for _, s := range scanProcesses() {
+	all, err := scanProcesses()
+	for _, s := range all {
 		if s.group == p.pid && !s.dead() {
 			return true
 		}
 	}
-	return false
+	return err != nil // somebody is there, and may be alive
 }
 
 func uninterrupted(call func() error) error {

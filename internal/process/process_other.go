@@ -68,11 +68,11 @@ func (p *Process) Contains(int) bool { return false }
 // PIDs are empty here.
 func (p *Process) PIDs() []int { return nil }
 
-// Holds is false here.
-func (p *Process) Holds(uint64) bool { return false }
+// Holds says that this system is not served.
+func (p *Process) Holds(uint64) (bool, error) { return false, missing("proc") }
 
-// Inodes are empty here.
-func (p *Process) Inodes() map[uint64]bool { return nil }
+// Inodes says that this system is not served.
+func (p *Process) Inodes() (map[uint64]bool, error) { return nil, missing("proc") }
 
 // Main ends a process that was started as the shim: there is none here.
 func Main() {
