@@ -106,3 +106,9 @@ func (s Status) String() string {
 	}
 	return fmt.Sprintf("exit status %d", s.Code)
 }
+
+// Holder is a process that has a socket open.
+type Holder struct {
+	PID  int
+	Name string // comm of proc_pid_comm(5): at most 15 bytes, its own choice; "" when it ended meanwhile
+}

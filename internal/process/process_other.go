@@ -74,6 +74,12 @@ func (p *Process) Holds(uint64) (bool, error) { return false, missing("proc") }
 // Inodes says that this system is not served.
 func (p *Process) Inodes() (map[uint64]bool, error) { return nil, missing("proc") }
 
+// Holders says that this system is not served.
+func Holders(map[uint64]bool) ([]Holder, error) { return nil, missing("proc") }
+
+// EndHolder says that this system is not served.
+func EndHolder(int, map[uint64]bool, syscall.Signal) error { return missing("kill") }
+
 // Main ends a process that was started as the shim: there is none here.
 func Main() {
 	if len(os.Args) > 1 && os.Args[1] == hidden {

@@ -20,10 +20,9 @@ func cannotLook(t *testing.T, p talk, inode uint64, want error) {
 	}
 }
 
-func TestHoldsSaysWhenNoDescriptorIsFreeToLook(t *testing.T) {
-	mine, inode := socket(t)
-	p := start(t, resolve(t, target(t, "wait")), func(s *Spec) { s.Files = []int{mine} })
-	p.line(t)
+// withoutDescriptors runs what while no descriptor can be opened.
+func withoutDescriptors(t *testing.T, what func()) {
+	t.Helper()
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		t.Fatal(err)
@@ -32,11 +31,19 @@ func TestHoldsSaysWhenNoDescriptorIsFreeToLook(t *testing.T) {
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &none); err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Setrlimit(unix.RLIMIT_NOFILE, &limit)
-	cannotLook(t, p, inode, syscall.EMFILE)
-	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
-		t.Fatal(err)
-	}
+	defer func() {
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+			t.Error(err)
+		}
+	}()
+	what()
+}
+
+func TestHoldsSaysWhenNoDescriptorIsFreeToLook(t *testing.T) {
+	mine, inode := socket(t)
+	p := start(t, resolve(t, target(t, "wait")), func(s *Spec) { s.Files = []int{mine} })
+	p.line(t)
+	withoutDescriptors(t, func() { cannotLook(t, p, inode, syscall.EMFILE) })
 	if !holds(t, p, inode) {
 		t.Error("not found, with descriptors to look")
 	}
