@@ -100,6 +100,7 @@ type Supervisor struct {
 	workers   map[machine.Worker]*worker
 	listeners map[string]*listener // by the address as asked for
 	slots     map[machine.Slot]machine.Generation
+	occupants *occupants
 	table     []machine.Share
 	timers    map[machine.Timer]*timer
 	watches   map[machine.Slot]*watch
@@ -128,6 +129,7 @@ func New(o Options) *Supervisor {
 		workers:   make(map[machine.Worker]*worker),
 		listeners: make(map[string]*listener),
 		slots:     make(map[machine.Slot]machine.Generation),
+		occupants: newOccupants(),
 		timers:    make(map[machine.Timer]*timer),
 		watches:   make(map[machine.Slot]*watch),
 		verdicts:  make(map[machine.Request]func(Verdict)),
@@ -185,6 +187,7 @@ func (s *Supervisor) Stop() {
 	s.post(func() {
 		s.stopping = true
 		s.step(machine.Stop{})
+		s.giveUpPreparing()
 	})
 }
 
@@ -217,6 +220,9 @@ func (s *Supervisor) reload(done func(Verdict)) {
 	s.lastReq++
 	if done != nil {
 		s.verdicts[s.lastReq] = done
+	}
+	if s.lastReq > 1 {
+		s.emit(event.Event{Kind: event.Requested, Message: "a reload was requested"})
 	}
 	s.step(machine.Reload{Request: s.lastReq})
 }

@@ -44,7 +44,7 @@ var phases = map[machine.NoteKind]machine.Phase{
 func (s *Supervisor) note(n machine.Note) {
 	e := event.Event{
 		Kind: event.Kind(n.Kind), Generation: int(n.Gen), Worker: int(n.Worker),
-		Slot: max(int(n.Slot), 0), Reason: n.Reason, Delay: n.Delay,
+		Slot: int(n.Slot), Reason: n.Reason, Delay: n.Delay,
 	}
 	if w := s.workers[n.Worker]; w != nil {
 		e.PID = w.pid()
@@ -59,6 +59,7 @@ func (s *Supervisor) note(n machine.Note) {
 	case machine.NoteRolledBack:
 		e.Tail = s.lastLines(g)
 	case machine.NoteServing:
+		g.served = true
 		s.applyOptions(g)
 	case machine.NoteLate, machine.NoteLeft:
 		e.Kind = event.Finding

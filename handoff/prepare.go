@@ -18,6 +18,7 @@ type generation struct {
 	release   *process.Release
 	listeners []*listener // in the plan's order
 	phase     machine.Phase
+	served    bool     // it came to serve once
 	saysReady bool     // one of its workers has sent READY=1
 	tail      []string // the last lines of the worker that made it fail
 }
@@ -28,7 +29,9 @@ type listener struct {
 	key     string // the address as asked for
 	asked   socket.Options
 	users   map[machine.Generation]bool
-	steered bool // somebody was given its connections
+	steered bool            // somebody was given its connections
+	stale   bool            // the last change of steering failed
+	said    map[string]bool // what upkeep has complained of and not seen put right
 }
 
 // prepared is what came of preparing a generation.

@@ -129,7 +129,7 @@ func (s *Supervisor) message(w *worker, m protocol.Message) {
 	if s.workers[w.id] != w {
 		return // said with its last breath
 	}
-	if m.Status != "" {
+	if m.Status != "" && m.Status != w.status {
 		w.status = m.Status
 		s.emit(s.of(w, event.Event{Kind: event.Status, Reason: m.Status, Message: fmt.Sprintf("pid %d says: %s", w.pid(), m.Status)}))
 	}

@@ -3,37 +3,82 @@ package handoff
 import (
 	"context"
 	"slices"
+	"strings"
 	"time"
 
 	"baton/handoff/machine"
 	"baton/internal/socket"
 )
 
-// steer gives every listener its part of the table. A listener that the
-// generation which serves does not have keeps the table it had: who drains on
-// it goes on until the listener is closed with it.
+// steer gives every listener its part of the table, all at the same time, and
+// answers the rules. A listener that the generation which serves does not have
+// keeps the table it had: who drains on it goes on until the listener is closed
+// with it.
 func (s *Supervisor) steer(table []machine.Share) {
 	s.table = table
-	for _, l := range s.listeners {
-		s.steerOne(l)
+	var failed []string
+	for l, err := range s.steerAll(s.listeners) {
+		s.finding(l, "steer: "+err.Error())
+		failed = append(failed, err.Error())
 	}
+	if len(failed) > 0 {
+		s.step(machine.Unsteered{Reason: strings.Join(failed, "; ")})
+		return
+	}
+	s.step(machine.Steered{})
 }
 
-func (s *Supervisor) steerOne(l *listener) {
+// steerAll steers these listeners, each in a goroutine, because each waits until
+// no processor uses the old program any more, and returns those that failed,
+// which upkeep tries again.
+func (s *Supervisor) steerAll(listeners map[string]*listener) map[*listener]error {
+	type result struct {
+		l   *listener
+		err error
+	}
+	results := make(chan result)
+	n := 0
+	for _, l := range listeners {
+		shares := s.shares(l)
+		if len(shares) == 0 {
+			continue
+		}
+		n++
+		go func() { results <- result{l, steerOne(l, shares)} }() // ends with the system calls
+	}
+	failed := make(map[*listener]error)
+	for range n {
+		r := <-results
+		r.l.stale = r.err != nil
+		if r.err != nil {
+			failed[r.l] = r.err
+			continue
+		}
+		r.l.steered = true
+	}
+	return failed
+}
+
+// shares is the listener's part of the table.
+func (s *Supervisor) shares(l *listener) []socket.Share {
 	var shares []socket.Share
 	for _, sh := range s.table {
 		if l.users[s.slots[sh.Slot]] {
 			shares = append(shares, socket.Share{Slot: int(sh.Slot), Weight: sh.Weight})
 		}
 	}
-	if len(shares) == 0 {
-		return
+	return shares
+}
+
+func steerOne(l *listener, shares []socket.Share) error {
+	if !l.steered { // it was kept shut until somebody serves on it
+		for _, sh := range shares {
+			if err := l.Reserve(sh.Slot); err != nil {
+				return err
+			}
+		}
 	}
-	if err := l.Steer(shares); err != nil {
-		s.finding(l, "steer: "+err.Error()) // tried again at the next upkeep
-		return
-	}
-	l.steered = true
+	return l.Steer(shares)
 }
 
 // refuse lets nobody new reach the slot, on any listener.
@@ -70,8 +115,8 @@ func (s *Supervisor) watch(slot machine.Slot, orphan bool) {
 		old.cancel()
 	}
 	g := s.gens[s.slots[slot]]
-	listeners := s.watched(g, orphan)
-	for _, l := range listeners {
+	common, own := s.watched(g, orphan)
+	for _, l := range slices.Concat(common, own) {
 		if !s.wanted(l) {
 			s.refuseOne(l, slot) // it is closed when this generation is gone
 		}
@@ -79,39 +124,50 @@ func (s *Supervisor) watch(slot machine.Slot, orphan bool) {
 	ctx, cancel := context.WithCancel(s.ctx)
 	w := &watch{cancel}
 	s.watches[slot] = w
-	post := func(e machine.Event, end bool) {
+	o := &lookout{slot: int(slot), common: common, own: own, patience: orphanPatience}
+	if g != nil && (!orphan || s.stopping || s.serving() == nil) {
+		o.patience = g.plan.HandshakeWait
+	}
+	o.post = func(e machine.Event) {
 		s.post(func() {
 			if s.watches[slot] != w {
 				return
 			}
-			if end {
+			if _, end := e.(machine.Quiet); end {
 				cancel()
 				delete(s.watches, slot)
 			}
 			s.step(e)
 		})
 	}
-	patience := orphanPatience
-	if g != nil && (!orphan || s.stopping || s.serving() == nil) {
-		patience = g.plan.HandshakeWait
+	if orphan && g != nil {
+		o.evict = &eviction{signal: g.plan.DrainSignal, patience: g.plan.Policy.DrainTimeout, on: s.occupants, before: s.occupants.workers(slot),
+			say: func(what string) { s.post(func() { s.leftBehind(slot, what) }) }}
 	}
-	s.spawn(func() { look(ctx, listeners, int(slot), patience, post) }) // ends with ctx, or when quiet
+	s.spawn(func() { o.look(ctx) }) // ends with ctx, or when quiet
 }
 
 // watched returns the listeners whose queue on the slot somebody can serve: a
-// worker on the slot serves its generation's; for a slot without one a worker
-// of the generation that serves would.
-func (s *Supervisor) watched(owner *generation, orphan bool) []*listener {
-	g := owner
-	if sv := s.serving(); orphan && sv != nil {
-		g = sv
+// worker on the slot serves its generation's. For a slot without one a worker of
+// the generation that serves would, but for those that only its own release has.
+func (s *Supervisor) watched(owner *generation, orphan bool) (common, own []*listener) {
+	sv := s.serving()
+	if owner == nil {
+		return nil, nil
 	}
-	if g == nil {
-		return nil
+	for _, l := range owner.listeners {
+		switch {
+		case s.listeners[l.key] != l: // closed
+		case l.Mode() == socket.Shared && !s.stopping && s.wanted(l): // one queue for all
+		case orphan && sv != nil && !slices.Contains(sv.listeners, l):
+			if owner.served {
+				own = append(own, l)
+			}
+		default:
+			common = append(common, l)
+		}
 	}
-	return slices.DeleteFunc(slices.Clone(g.listeners), func(l *listener) bool {
-		return l.Mode() == socket.Shared && !s.stopping && s.wanted(l) || s.listeners[l.key] != l // one queue for all; closed
-	})
+	return common, own
 }
 
 // wanted says whether a generation that is not on its way out has the listener.
@@ -124,56 +180,6 @@ func (s *Supervisor) wanted(l *listener) bool {
 	return false
 }
 
-// look polls a slot: every millisecond at first, since on a fast network all is
-// over by then, then up to every 20.
-func look(ctx context.Context, listeners []*listener, slot int, patience time.Duration, post func(machine.Event, bool)) {
-	half := make(map[*listener]socket.Handshakes, len(listeners))
-	for _, l := range listeners {
-		// An error means that the kernel cannot say: then the drain delay and
-		// the queue are all there is to go by.
-		half[l], _ = l.HalfOpen()
-	}
-	deadline := time.Now().Add(patience)
-	stranded, empty := false, 0
-	for pause := time.Millisecond; ; pause = min(pause*3/2, 20*time.Millisecond) {
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(pause):
-		}
-		// Handshakes first: one that ends in between is found in the queue.
-		open, queued := count(listeners, slot, half)
-		if queued > 0 && !stranded {
-			stranded = true
-			post(machine.Stranded{Slot: machine.Slot(slot)}, false)
-		}
-		if queued > 0 || open > 0 && time.Now().Before(deadline) {
-			empty = 0
-			continue
-		}
-		// Twice in a row: a SYN that was being handled on another processor at
-		// the very switch may not have been visible at the first look.
-		if empty++; empty == 2 {
-			post(machine.Quiet{Slot: machine.Slot(slot)}, true)
-			return
-		}
-	}
-}
-
-func count(listeners []*listener, slot int, half map[*listener]socket.Handshakes) (open, queued int) {
-	for _, l := range listeners {
-		if len(half[l]) > 0 {
-			n, _ := l.Remaining(half[l]) // as for HalfOpen
-			open += n
-		}
-	}
-	for _, l := range listeners {
-		p, _ := l.Pending(slot) // an error: the listener was closed, and its queue with it
-		queued += p.Queued
-	}
-	return open, queued
-}
-
 // watchIdle waits until the worker has no connection left.
 func (s *Supervisor) watchIdle(w *worker) {
 	if w == nil {
@@ -184,9 +190,6 @@ func (s *Supervisor) watchIdle(w *worker) {
 		select {
 		case <-w.up:
 		case <-w.ctx.Done():
-			return
-		}
-		if w.proc == nil {
 			return
 		}
 		for pause := 5 * time.Millisecond; ; pause = min(pause*2, 200*time.Millisecond) {

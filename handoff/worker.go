@@ -29,26 +29,28 @@ type worker struct {
 	out    Output
 	notify *protocol.Notify
 
-	up      chan struct{} // closed when proc is set, or never will be
+	up      chan struct{} // closed when proc is set
 	proc    *process.Process
 	started time.Time
 
 	readiness health.Readiness
 	ready     bool
-	held      map[*listener]bool // listeners whose slot it was seen to have open when ready
-	status    string             // in its own words
-	running   bool               // launched has been told; proc may be used
-	drain     bool               // the drain signal is due, or was sent
-	killed    bool               // KILL is due, or was sent
+	given     map[*listener]uint64 // the sockets it was started with, by inode
+	held      map[*listener]bool   // listeners whose slot it was seen to have open when ready
+	status    string               // in its own words
+	running   bool                 // launched has been told; proc may be used
+	drain     bool                 // the drain signal is due, or was sent
+	killed    bool                 // KILL is due, or was sent
 }
 
 // start gives a worker its sockets, channel and output, and executes it in a
 // goroutine, because that takes milliseconds.
 func (s *Supervisor) start(a machine.Start) {
 	g := s.gens[a.Gen]
-	w := &worker{id: a.Worker, gen: a.Gen, index: a.Index, slot: a.Slot, role: a.Role, up: make(chan struct{})}
+	w := &worker{id: a.Worker, gen: a.Gen, index: a.Index, slot: a.Slot, role: a.Role, up: make(chan struct{}), given: make(map[*listener]uint64)}
 	w.ctx, w.cancel = context.WithCancel(s.ctx)
 	s.workers[w.id] = w
+	s.occupants.set(w.slot, w.id, nil)
 	if a.Role == machine.Member {
 		s.slots[a.Slot] = a.Gen
 	}
@@ -64,8 +66,6 @@ func (s *Supervisor) start(a machine.Start) {
 	}
 	s.spawn(func() { // ends when the target is executed, or cannot be
 		p, err := process.Start(w.ctx, spec)
-		w.proc = p
-		close(w.up)
 		w.out.Started()
 		select {
 		case s.calls <- func() { s.launched(w, p, err) }:
@@ -95,6 +95,9 @@ func (s *Supervisor) spec(g *generation, w *worker) (process.Spec, error) {
 		if err != nil {
 			return spec, err
 		}
+		if w.given[l], err = l.Inode(int(w.slot)); err != nil {
+			return spec, err
+		}
 		spec.Files = append(spec.Files, fd)
 		lp := g.plan.Listeners[i]
 		socks = append(socks, protocol.Socket{Name: lp.Options.Name, Address: lp.Address.String()})
@@ -114,28 +117,44 @@ func (s *Supervisor) spec(g *generation, w *worker) (process.Spec, error) {
 	return spec, nil
 }
 
-// reserve makes the worker's slot exist on the listener. A listener that nobody
-// was given yet queues for the first who will serve it.
+// reserve makes the worker's slot exist on the listener. Nobody reaches a new
+// listener before the newcomer that brought it is let in; the very first one
+// queues what comes for whoever will be the first to serve.
 func (s *Supervisor) reserve(l *listener, w *worker) error {
+	slot := int(w.slot)
 	if w.role == machine.Emptier {
-		if _, err := l.FD(int(w.slot)); err == nil {
+		if _, err := l.FD(slot); err == nil {
 			return nil // it has the slot; Reserve would take back a Refuse
 		}
 	}
-	if err := l.Reserve(int(w.slot)); err != nil {
+	if err := l.Reserve(slot); err != nil {
 		return err
 	}
-	if l.steered || w.role != machine.Member {
+	switch {
+	case l.steered || w.role != machine.Member:
 		return nil
+	case s.serving() == nil:
+		return l.Steer([]socket.Share{{Slot: slot, Weight: 1}})
+	case l.Mode() == socket.Shared:
+		return nil // what is refused there cannot be probed either
 	}
-	return l.Steer([]socket.Share{{Slot: int(w.slot), Weight: 1}})
+	for _, k := range []int{0, slot} { // 0 is where a listener steers by itself
+		if err := l.Refuse(k); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-// member says whether pid is one of the worker's processes. It waits for the
-// start to return, since a target may be faster than that.
+// member says whether pid is one of the worker's processes. It waits until the
+// start has been taken note of, since a target may be faster than that.
 func (w *worker) member(pid int) bool {
-	<-w.up
-	return w.proc != nil && w.proc.Contains(pid)
+	select {
+	case <-w.up:
+		return w.proc.Contains(pid)
+	case <-w.ctx.Done():
+		return false
+	}
 }
 
 // launched goes on when the target was executed, or was not.
@@ -150,7 +169,9 @@ func (s *Supervisor) launched(w *worker, p *process.Process, err error) {
 		s.step(machine.Unstartable{Worker: w.id, Reason: err.Error()})
 		return
 	}
-	w.running, w.started = true, time.Now()
+	w.proc, w.running, w.started = p, true, time.Now()
+	close(w.up)
+	s.occupants.set(w.slot, w.id, p)
 	s.emit(s.of(w, event.Event{Kind: event.Started, Message: fmt.Sprintf("started pid %d for generation %d", p.PID(), w.gen)}))
 	s.spawn(func() { // ends when the process does: at the latest when it is killed
 		<-p.Done()
@@ -237,6 +258,7 @@ func (s *Supervisor) release(w *worker) {
 		s.spawn(func() { _ = w.notify.Close() })
 	}
 	delete(s.workers, w.id)
+	s.occupants.leave(w.slot, w.id)
 }
 
 func (s *Supervisor) signal(w *worker) {

@@ -23,7 +23,8 @@ type (
 	}
 	// Probe asks whether the worker serves, in isolation; Probed answers.
 	Probe struct{ Worker Worker }
-	// Steer sends all new connections to these slots from this instant on.
+	// Steer sends all new connections to these slots from this instant on;
+	// Steered or Unsteered answers.
 	Steer struct{ Table []Share }
 	// Refuse lets no new connection reach the slot; those it has stay.
 	Refuse struct{ Slot Slot }

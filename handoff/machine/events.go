@@ -56,8 +56,17 @@ type (
 	// Quiet ends a Watch: the handshakes that were half open when it began are
 	// gone (or were waited for long enough) and the slot's queue is empty.
 	Quiet struct{ Slot Slot }
-	// Stranded says, at most once a Watch, that a watched slot has connections queued.
-	Stranded struct{ Slot Slot }
+	// Stranded says, at most once a Watch, that a watched slot has connections
+	// queued. Own: only the release of the slot's owner can serve them, because
+	// they came by a listener that who serves now does not have.
+	Stranded struct {
+		Slot Slot
+		Own  bool
+	}
+	// Steered answers a Steer, before any other fact is told.
+	Steered struct{}
+	// Unsteered answers a Steer that failed, in whole or in part.
+	Unsteered struct{ Reason string }
 	// Idle ends a WatchIdle: the worker has no connection left.
 	Idle struct{ Worker Worker }
 	// Fired says that a timer's time has come.
@@ -80,6 +89,8 @@ func (Left) isEvent()        {}
 func (Broken) isEvent()      {}
 func (Quiet) isEvent()       {}
 func (Stranded) isEvent()    {}
+func (Steered) isEvent()     {}
+func (Unsteered) isEvent()   {}
 func (Idle) isEvent()        {}
 func (Fired) isEvent()       {}
 func (Stop) isEvent()        {}

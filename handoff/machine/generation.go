@@ -78,15 +78,33 @@ func (m *Machine) judge(g *generation, o Outcome, reason string) {
 	}
 }
 
-// promote lets a newcomer serve: its workers have all proved themselves.
+// promote asks for steering to a newcomer: its workers have all proved
+// themselves. What follows is decided when the answer is there.
 func (m *Machine) promote(g *generation) {
+	g.enters = true
+	m.steer()
+}
+
+// steered handles the answer to a Steer: only a newcomer waits for one.
+func (m *Machine) steered(failure string) {
+	g := m.entering()
+	switch {
+	case g == nil:
+	case failure != "":
+		m.rollback(g, failure)
+	default:
+		m.enter(g)
+	}
+}
+
+// enter lets a newcomer serve: it receives all new connections.
+func (m *Machine) enter(g *generation) {
 	old, standby := m.in(Serving), m.in(Standby)
 	if old != nil {
 		m.cancel(timerKey{kind: TimerBake, gen: old.number})
 		old.phase = Standby // for as long as it takes to say where it goes
 	}
-	g.phase, g.served = Serving, true
-	m.steer()
+	g.phase, g.served, g.enters = Serving, true, false
 	m.note(NoteServing, g, nil, "") // now it is true
 	m.judge(g, Swapped, "")
 	if standby != nil {
@@ -119,6 +137,10 @@ func (m *Machine) rollback(g *generation, reason string) {
 	if g.phase == Starting {
 		m.judge(g, RolledBack, reason)
 		g.phase = Draining
+		if g.enters && m.in(Serving) == nil {
+			m.table = nil // it led to this one
+		}
+		m.steer()
 		for _, w := range slices.Clone(g.workers) {
 			m.signal(w) // it never served: there is nothing to wait for
 		}
@@ -160,14 +182,14 @@ func (m *Machine) capDraining() {
 	}
 	n := 0
 	for _, d := range slices.Backward(m.gens) {
-		if d.phase != Draining || len(d.workers) == 0 {
-			continue
+		if d.phase != Draining || !slices.ContainsFunc(d.workers, isMember) {
+			continue // gone, or only emptying a slot that nobody else can
 		}
 		if n++; n <= g.policy.MaxDraining {
 			continue
 		}
 		for _, w := range d.workers {
-			if w.state != Killed {
+			if isMember(w) && w.state != Killed {
 				m.note(NoteLate, d, w, "more generations drain than max_draining allows")
 				m.kill(w)
 			}
@@ -203,12 +225,14 @@ func (m *Machine) stop() {
 	}
 }
 
-// hurry cuts the drain delay of workers that drain already.
+// hurry cuts the drain delay of workers that drain already, and drains those
+// that empty a slot for a generation which drains.
 func (m *Machine) hurry(g *generation) {
-	for _, w := range g.workers {
+	for _, w := range slices.Clone(g.workers) {
 		if w.state == Quieting && !w.delayed && g.policy.DrainDelay > stopDelay {
 			m.set(TimerDelay, nil, w, stopDelay)
 		}
+		m.drainWorker(w)
 	}
 }
 

@@ -78,6 +78,7 @@ func retell(text string) (string, error) {
 // player tells a machine facts in words.
 type player struct {
 	m    Machine
+	fail bool             // the next steering to a newcomer fails
 	last map[string]Timer // by name: as it was set last
 	live map[Timer]bool
 }
@@ -89,8 +90,12 @@ func (p *player) play(line string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	if words[0] == "show" {
+	switch words[0] {
+	case "show":
 		return showMachine(&p.m), nil
+	case "unsteerable": // the next steering to a newcomer fails
+		p.fail = true
+		return nil, nil
 	}
 	e, err := p.event(words)
 	if err != nil {
@@ -120,7 +125,15 @@ func (p *player) step(e Event) []Action {
 			delete(p.live, a.Timer)
 		}
 	}
-	return actions
+	if p.m.entering() == nil {
+		return actions
+	}
+	// The answer to a Steer comes before any other fact.
+	var answer Event = Steered{}
+	if p.fail {
+		p.fail, answer = false, Unsteered{"steer: no memory"}
+	}
+	return append(actions, p.step(answer)...)
 }
 
 // event makes a fact of a line's words.
@@ -141,6 +154,10 @@ func (p *player) event(words []string) (Event, error) {
 		return Fired{t}, nil
 	case "stop":
 		return Stop{}, nil
+	case "steered":
+		return Steered{}, nil
+	case "unsteered":
+		return Unsteered{arg(1)}, nil
 	case "end":
 		return End{}, nil
 	case "extended":
@@ -193,7 +210,7 @@ func numberedEvent(word, about, reason string) (Event, error) {
 	case "quiet":
 		return Quiet{Slot(n)}, nil
 	case "stranded":
-		return Stranded{Slot(n)}, nil
+		return Stranded{Slot(n), reason == "own"}, nil
 	}
 	return nil, fmt.Errorf("no such fact")
 }

@@ -108,6 +108,7 @@ type generation struct {
 	request  Request
 	judged   bool // its request has its verdict
 	served   bool // it proved itself once
+	enters   bool // a newcomer that proved itself: steering to it was asked for
 	phase    Phase
 	policy   Policy
 	workers  []*worker   // oldest first
@@ -120,6 +121,7 @@ type slot struct {
 	holder   *worker
 	owner    *generation // whose release can serve what is queued here
 	stranded bool        // an orphan with connections queued and nobody to serve them yet
+	own      bool        // stranded: only the owner's release can serve them
 }
 
 // Machine is the state of one launcher's handoff. The zero value has nothing
@@ -178,7 +180,11 @@ func (m *Machine) dispatch(e Event) {
 	case Quiet:
 		m.quieted(e.Slot)
 	case Stranded:
-		m.strandedAt(e.Slot)
+		m.strandedAt(e.Slot, e.Own)
+	case Steered:
+		m.steered("")
+	case Unsteered:
+		m.steered(e.Reason)
 	case Idle:
 		m.with(e.Worker, m.idled)
 	case Fired:
@@ -223,10 +229,13 @@ func (m *Machine) steer() {
 }
 
 // wanted derives who receives new connections: the ready members of the
-// generation that serves; when none is ready, the slots of all its members, so
+// generation that serves, or that enters its service; when none is ready, the slots of all its members, so
 // that connections queue for the successors. nil: leave it as it is.
 func (m *Machine) wanted() []Share {
-	g := m.in(Serving)
+	g := m.entering()
+	if g == nil {
+		g = m.in(Serving)
+	}
 	if g == nil {
 		return nil
 	}
@@ -283,6 +292,14 @@ func (m *Machine) in(p Phase) *generation {
 		if g.phase == p {
 			return g
 		}
+	}
+	return nil
+}
+
+// entering returns the newcomer that steering was asked for, and not answered.
+func (m *Machine) entering() *generation {
+	if g := m.in(Starting); g != nil && g.enters {
+		return g
 	}
 	return nil
 }

@@ -79,6 +79,7 @@ func (w *world) checkGoodReload() {
 	if w.halted { // the first generation had failed
 		return
 	}
+	w.kind = true
 	r := w.lastRequest + 1
 	w.step(Reload{r})
 	w.calm()
@@ -162,7 +163,7 @@ func (w *world) plausible() []Event {
 	for _, s := range sorted(w.watches) {
 		events = append(events, Quiet{s})
 		if !w.watches[s] {
-			events = append(events, Stranded{s})
+			events = append(events, Stranded{s, rapid.Bool().Draw(w.t, "own")})
 		}
 	}
 	for _, t := range w.liveTimers() {
@@ -228,7 +229,7 @@ func (w *world) hostile() Event {
 	return w.pick([]Event{
 		Prepared{g, w.policy()}, Refused{g, "said before"}, Exited{id, "said before"}, BecameReady{id},
 		Unstartable{id, "said before"}, Probed{id, ""}, Probed{id, "said before"}, Extended{id, time.Second}, Left{id, "gone"},
-		Broken{s, "unknown"}, Quiet{s}, Stranded{s}, Idle{id}, Fired{timer}, Fired{Timer{}},
+		Broken{s, "unknown"}, Quiet{s}, Stranded{s, rapid.Bool().Draw(w.t, "own")}, Idle{id}, Fired{timer}, Fired{Timer{}},
 	})
 }
 

@@ -77,7 +77,7 @@ var drainingColumns = []column{
 }
 
 var emptierColumns = []column{
-	{"waiting", follows(emptying, "exited w3", "exited w4"), subject{2, 5, 0}},
+	{"waiting", follows(emptying, "exited w3"), subject{2, 4, 0}},
 	{"starting", emptying, subject{2, 3, 0}},
 	{"ready", follows(emptying, "ready w3"), subject{2, 3, 0}},
 	{"failed", follows(emptying, "fire ready w3"), subject{2, 3, 0}},
@@ -176,6 +176,11 @@ var generationRows = []row{
 	says("prepared", "prepared G"),
 	says("refused", `refused G "unfit"`),
 	{name: "its last worker is ready", setup: saidReady, told: func(s *situation) string { return fmt.Sprintf("probed w%d", s.worker) }},
+	{name: "its last worker is ready, steering fails", setup: func(s *situation) []string {
+		return append(saidReady(s), "unsteerable")
+	}, told: func(s *situation) string { return fmt.Sprintf("probed w%d", s.worker) }},
+	says("steered, too late", "steered"),
+	says("unsteered, too late", `unsteered "no memory"`),
 	{name: "its probe fails", setup: saidReady, told: func(s *situation) string { return fmt.Sprintf(`probed w%d "status 500"`, s.worker) }},
 	says("its worker exits", `exited W "exit status 1"`),
 	says("its worker is late", "fire ready W"),
@@ -203,6 +208,7 @@ func saidReady(s *situation) []string { return []string{fmt.Sprintf("ready w%d",
 var slotRows = []row{
 	says("quiet", "quiet S"),
 	says("stranded", "stranded S"),
+	says("stranded, its own", "stranded S own"),
 	says("broken", `broken S "shut down"`),
 	{name: "a newcomer needs a slot", can: othersCome, setup: func(s *situation) []string {
 		if s.m.newcomer() != nil {

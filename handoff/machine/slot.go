@@ -89,18 +89,20 @@ func (m *Machine) quieted(s Slot) {
 }
 
 // strandedAt starts a worker for a slot that has connections queued and nobody
-// to serve them: of the release that serves, else of the slot's own.
-func (m *Machine) strandedAt(s Slot) {
+// to serve them: of the release that serves, or of the slot's own where that
+// alone can serve them or nothing serves. A slot that strands again and again
+// gets its workers after a backoff.
+func (m *Machine) strandedAt(s Slot, own bool) {
 	if !m.known(s) || m.slots[s].holder != nil || m.slots[s].owner == nil {
 		return
 	}
 	g := m.in(Serving)
 	if g == nil && !m.stopping {
-		m.slots[s].stranded = true // until somebody serves
+		m.slots[s].stranded, m.slots[s].own = true, own // until somebody serves
 		return
 	}
-	if g == nil {
-		g = m.slots[s].owner
+	if owner := m.slots[s].owner; g == nil || own && owner.served {
+		g = owner
 	}
 	if !g.served {
 		m.abandon(s, g)
@@ -108,7 +110,13 @@ func (m *Machine) strandedAt(s Slot) {
 	}
 	w := m.hire(g, emptierIndex(s), Emptier, s)
 	m.note(NoteEmptying, g, w, "")
-	m.start(w)
+	if m.stopping {
+		m.start(w)
+		return
+	}
+	delay := g.policy.backoff(g.restarts[w.index])
+	g.restarts[w.index]++
+	m.startAfter(w, delay)
 }
 
 // emptierTries is how often, during a stop, a successor follows on a slot whose
@@ -126,7 +134,7 @@ func (m *Machine) abandon(s Slot, g *generation) {
 func (m *Machine) serveStranded() {
 	for i := range m.slots {
 		if m.slots[i].stranded {
-			m.strandedAt(Slot(i))
+			m.strandedAt(Slot(i), m.slots[i].own)
 		}
 	}
 }

@@ -67,7 +67,7 @@ func TestTablesKnowEveryState(t *testing.T) {
 	}
 	for _, e := range []Event{
 		Reload{}, Prepared{}, Refused{}, Unstartable{}, Exited{}, BecameReady{}, Probed{}, Extended{}, Left{},
-		Broken{}, Quiet{}, Stranded{}, Idle{}, Fired{}, Stop{}, End{},
+		Broken{}, Quiet{}, Stranded{}, Steered{}, Unsteered{}, Idle{}, Fired{}, Stop{}, End{},
 	} {
 		e.isEvent()
 		if !facts[fmt.Sprintf("%T", e)] {

@@ -5,6 +5,8 @@ import (
 	"time"
 )
 
+func isMember(w *worker) bool { return w.role == Member }
+
 // hire makes a worker and gives it the slot; start starts it.
 func (m *Machine) hire(g *generation, index int, r Role, s Slot) *worker {
 	m.lastWork++
@@ -123,11 +125,15 @@ func (m *Machine) follow(w *worker, s Slot) {
 	m.steer()
 	delay := g.policy.backoff(n)
 	m.do(Note{Kind: NoteRestarting, Gen: g.number, Worker: next.id, Slot: s, Delay: delay})
+	m.startAfter(next, delay)
+}
+
+func (m *Machine) startAfter(w *worker, delay time.Duration) {
 	if delay == 0 {
-		m.start(next)
+		m.start(w)
 		return
 	}
-	m.set(TimerRestart, nil, next, delay)
+	m.set(TimerRestart, nil, w, delay)
 }
 
 // backoff is the wait before restart n in a row, from 0: none, then BackoffMin

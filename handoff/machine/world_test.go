@@ -30,6 +30,7 @@ type world struct {
 	table       []Share
 	before      []holding // the slots before the step
 	halted      bool
+	kind        bool // steering does not fail any more
 }
 
 type proc struct {
@@ -73,6 +74,14 @@ func (w *world) step(e Event) {
 		w.do(a)
 	}
 	w.must(!stale || len(actions) == 0, "a fact about what is gone, or never was, changes something")
+	if w.m.entering() != nil { // the answer to a Steer comes before any other fact
+		var answer Event = Steered{}
+		if !w.kind && rapid.IntRange(0, 9).Draw(w.t, "steering fails") == 0 {
+			answer = Unsteered{"no memory"}
+		}
+		w.step(answer)
+		return
+	}
 	w.check()
 }
 
@@ -153,6 +162,8 @@ func (w *world) happens(e Event) {
 		}
 	case Fired:
 		delete(w.timers, e.Timer)
+	case Unsteered:
+		w.table = nil // nobody knows what was changed and what was not
 	}
 }
 

@@ -1,0 +1,203 @@
+package handoff
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"baton/handoff/machine"
+	"baton/internal/event"
+	"baton/internal/process"
+	"baton/internal/socket"
+)
+
+// lookout follows one slot until nothing is left on it.
+type lookout struct {
+	slot     int
+	common   []*listener   // whose queue whoever serves can serve
+	own      []*listener   // whose queue only the owner's release can serve
+	patience time.Duration // with handshakes that were half open at the beginning
+	evict    *eviction     // for an orphan
+	post     func(machine.Event)
+}
+
+// look polls the slot: every millisecond at first, since on a fast network all
+// is over by then, then up to every 20.
+func (o *lookout) look(ctx context.Context) {
+	all := slices.Concat(o.common, o.own)
+	half := make(map[*listener]socket.Handshakes, len(all))
+	for _, l := range all {
+		// An error means that the kernel cannot say: then the drain delay and
+		// the queue are all there is to go by.
+		half[l], _ = l.HalfOpen()
+	}
+	deadline := time.Now().Add(o.patience)
+	stranded, empty := false, 0
+	for pause := time.Millisecond; ; pause = min(pause*3/2, 20*time.Millisecond) {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause):
+		}
+		// Handshakes first: one that ends in between is found in the queue.
+		open, queued, own := halfOpen(half), o.queued(o.common), o.queued(o.own)
+		if queued+own > 0 && !stranded {
+			stranded = true
+			o.post(machine.Stranded{Slot: machine.Slot(o.slot), Own: own > 0})
+		}
+		if queued+own > 0 || open > 0 && time.Now().Before(deadline) {
+			empty = 0
+			continue
+		}
+		// Twice in a row: a SYN that was being handled on another processor at
+		// the very switch may not have been visible at the first look.
+		if empty++; empty < 2 {
+			continue
+		}
+		if o.evict == nil || o.evict.done(all, o.slot) {
+			o.post(machine.Quiet{Slot: machine.Slot(o.slot)})
+			return
+		}
+		pause = 250 * time.Millisecond // a look at every process of the machine costs something
+	}
+}
+
+func halfOpen(half map[*listener]socket.Handshakes) (open int) {
+	for l, h := range half {
+		if len(h) > 0 {
+			n, _ := l.Remaining(h) // an error: as at the beginning
+			open += n
+		}
+	}
+	return open
+}
+
+func (o *lookout) queued(listeners []*listener) (queued int) {
+	for _, l := range listeners {
+		p, _ := l.Pending(o.slot) // an error: the listener was closed, and its queue with it
+		queued += p.Queued
+	}
+	return queued
+}
+
+// eviction sees to it that nobody holds an orphan's sockets before another
+// worker gets them: a process that its worker left behind would accept in the
+// next one's place, and prove it ready.
+type eviction struct {
+	on       *occupants
+	before   []machine.Worker // who was on the slot when it became an orphan
+	signal   syscall.Signal
+	patience time.Duration // from the signal to KILL
+	say      func(string)
+	asked    map[int]time.Time // when the process got the signal
+}
+
+// done says whether nobody holds the slot any more, or another worker has come to
+// it. Workers of ours end by themselves, or are ended; others get the drain
+// signal, and KILL when they do not obey it.
+func (e *eviction) done(listeners []*listener, slot int) bool {
+	inodes := make(map[uint64]bool)
+	for _, l := range listeners {
+		if l.Mode() == socket.Shared {
+			continue // held by whoever serves, as it should be
+		}
+		if inode, err := l.Inode(slot); err == nil { // an error: it was closed
+			inodes[inode] = true
+		}
+	}
+	holders, err := process.Holders(inodes)
+	ours, came := e.on.on(machine.Slot(slot), e.before)
+	switch {
+	case came: // asked after the look: it may be among the holders
+		return true
+	case err != nil: // no descriptor to look with: later
+		return false
+	}
+	for _, h := range holders {
+		if !slices.ContainsFunc(ours, func(p *process.Process) bool { return p.Contains(h.PID) }) {
+			e.end(h, inodes)
+		}
+	}
+	return len(holders) == 0
+}
+
+func (e *eviction) end(h process.Holder, inodes map[uint64]bool) {
+	sig := e.signal
+	since, again := e.asked[h.PID]
+	switch {
+	case !again:
+		if e.asked == nil {
+			e.asked = make(map[int]time.Time)
+		}
+		e.asked[h.PID] = time.Now()
+		e.say(fmt.Sprintf("pid %d (%s), left behind by a worker that ended, holds its socket: sent %s", h.PID, h.Name, signalName(sig)))
+	case time.Since(since) < e.patience:
+		return
+	default:
+		sig = syscall.SIGKILL
+	}
+	// An error: it may not be ours to signal; then the slot stays unused.
+	_ = process.EndHolder(h.PID, inodes, sig)
+}
+
+// occupants are the workers on each slot, from the order to start them, and the
+// process that was there last. It is asked from the goroutines of lookouts.
+type occupants struct {
+	mu   sync.Mutex
+	now  map[machine.Slot]map[machine.Worker]*process.Process // nil: not started yet
+	last map[machine.Slot]*process.Process
+}
+
+func newOccupants() *occupants {
+	return &occupants{now: make(map[machine.Slot]map[machine.Worker]*process.Process), last: make(map[machine.Slot]*process.Process)}
+}
+
+func (o *occupants) set(slot machine.Slot, w machine.Worker, p *process.Process) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.now[slot] == nil {
+		o.now[slot] = make(map[machine.Worker]*process.Process)
+	}
+	o.now[slot][w] = p
+}
+
+func (o *occupants) leave(slot machine.Slot, w machine.Worker) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if p := o.now[slot][w]; p != nil {
+		o.last[slot] = p
+	}
+	delete(o.now[slot], w)
+}
+
+// workers on the slot.
+func (o *occupants) workers(slot machine.Slot) []machine.Worker {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return slices.Collect(maps.Keys(o.now[slot]))
+}
+
+// on returns the processes on the slot and the last one that was, and whether a
+// worker has come that was not there before.
+func (o *occupants) on(slot machine.Slot, before []machine.Worker) (all []*process.Process, came bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if p := o.last[slot]; p != nil {
+		all = append(all, p)
+	}
+	for w, p := range o.now[slot] {
+		came = came || !slices.Contains(before, w)
+		if p != nil {
+			all = append(all, p)
+		}
+	}
+	return all, came
+}
+
+func (s *Supervisor) leftBehind(slot machine.Slot, what string) {
+	s.emit(event.Event{Kind: event.Finding, Slot: int(slot), Reason: what, Message: fmt.Sprintf("slot %d: %s", slot, what)})
+}
