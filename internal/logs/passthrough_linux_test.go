@@ -1,34 +1,17 @@
 package logs
 
 import (
-	"bytes"
 	"fmt"
+	"os"
 	"os/exec"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 )
-
-// sink is a writer that can be read while it is written.
-type sink struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (s *sink) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.buf.Write(p)
-}
-
-func (s *sink) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.buf.String()
-}
 
 func put(t *testing.T, fd int, text string) {
 	t.Helper()
@@ -48,12 +31,11 @@ func TestBytesPassThroughUnchanged(t *testing.T) {
 	binary := "\x00\x1b[31mred\xff\r\nno end"
 	put(t, o.Stdout(), binary)
 	put(t, o.Stderr(), "warn\n")
-	o.Tail()
+	p.Close() // passes on what is there
 	if out.String() != binary || errs.String() != "warn\n" {
 		t.Errorf("got %q and %q", out.String(), errs.String())
 	}
 	o.Started()
-	p.Close()
 }
 
 func TestTheTailIsTheLastLinesOfBothStreams(t *testing.T) {
@@ -132,10 +114,140 @@ func TestTheWorkersEndIsBlocking(t *testing.T) {
 	}
 	text := strings.Repeat("0123456789abcdef", 64<<10) // 1 MiB, far more than the pipe holds
 	put(t, o.Stdout(), text)
-	o.Tail()
+	p.Close()
 	if out.String() != text {
 		t.Errorf("%d bytes came through, want %d", len(out.String()), len(text))
 	}
 	o.Started()
+}
+
+// A slow reader misses nothing of what ended workers left behind.
+func TestCloseWaitsForASlowReader(t *testing.T) {
+	defer goleak.VerifyNone(t)
+	out := &gate{open: make(chan struct{})}
+	p := NewPassthrough(out, out)
+	o, err := p.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := strings.Repeat("0123456789abcdef", 4<<10) // as much as a pipe holds; the copy holds the rest
+	put(t, o.Stdout(), text)
+	put(t, o.Stdout(), text[:16<<10])
+	o.Started()
+	closed := make(chan struct{})
+	go func() {
+		p.Close()
+		close(closed)
+	}()
+	select {
+	case <-closed:
+		t.Fatal("Close did not wait")
+	case <-time.After(50 * time.Millisecond): // the reader takes its time
+	}
+	close(out.open)
+	<-closed
+	if want := text + text[:16<<10]; out.String() != want {
+		t.Errorf("%d bytes came through, want %d", len(out.String()), len(want))
+	}
+}
+
+// One who writes on and on does not keep Close from ending, and neither does a
+// reader who takes nothing.
+func TestCloseEnds(t *testing.T) {
+	defer goleak.VerifyNone(t)
+	out := &gate{open: make(chan struct{})}
+	p := NewPassthrough(out, out)
+	o, err := p.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(t, o.Stdout(), "stuck\n")
+	from := time.Now()
 	p.Close()
+	if took := time.Since(from); took < closeTime {
+		t.Errorf("Close gave up after %v", took)
+	}
+	close(out.open)
+	p.wg.Wait()
+	o.Started()
+
+	back := &echo{}
+	p = NewPassthrough(back, back)
+	if o, err = p.Open(); err != nil {
+		t.Fatal(err)
+	}
+	back.fd.Store(int64(o.Stdout()))
+	put(t, o.Stdout(), "again\n")
+	p.Close()
+	o.Started()
+}
+
+// echo writes what it is given back into the pipe, which is never empty then.
+type echo struct{ fd atomic.Int64 }
+
+func (e *echo) Write(p []byte) (int, error) { return unix.Write(int(e.fd.Load()), p) }
+
+// flood writes until nobody reads; what it returns is closed then.
+func flood(t *testing.T, fd int) <-chan struct{} {
+	t.Helper()
+	fd, err := unix.Dup(fd) // as a grandchild would
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		f := os.NewFile(uintptr(fd), "pipe")
+		defer f.Close()
+		for {
+			if _, err := f.WriteString(strings.Repeat("and on\n", 100)); err != nil {
+				return
+			}
+		}
+	}()
+	return ended
+}
+
+// The engine asks for the tail: neither a reader who takes nothing nor one who
+// writes on and on keeps it waiting.
+func TestTheTailComesAtOnce(t *testing.T) {
+	defer goleak.VerifyNone(t)
+	for _, why := range []string{"nobody reads", "somebody writes on"} {
+		t.Run(why, func(t *testing.T) {
+			out := &gate{open: make(chan struct{})}
+			p := NewPassthrough(out, out)
+			o, err := p.Open()
+			if err != nil {
+				t.Fatal(err)
+			}
+			put(t, o.Stderr(), "words\n")
+			if tail := o.Tail(); len(tail) != 1 || tail[0] != "words" {
+				t.Errorf("the tail is %q", tail)
+			}
+			writer := make(<-chan struct{})
+			if why == "somebody writes on" {
+				close(out.open)
+				writer = flood(t, o.Stdout())
+			} else {
+				put(t, o.Stderr(), "more\n") // stays in the pipe
+			}
+			best := time.Hour
+			for range 5 { // the best of them, because the machine may be busy
+				from := time.Now()
+				o.Tail()
+				best = min(best, time.Since(from))
+			}
+			if best > 100*time.Millisecond {
+				t.Errorf("the tail took %v", best)
+			}
+			if why == "nobody reads" {
+				close(out.open)
+			}
+			p.Close()
+			if why == "somebody writes on" {
+				<-writer
+			}
+			o.Started()
+		})
+	}
 }
