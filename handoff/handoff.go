@@ -146,7 +146,12 @@ const upkeep = time.Second
 func (s *Supervisor) Run(ctx context.Context) error {
 	var cancel context.CancelFunc
 	s.ctx, cancel = context.WithCancel(context.WithoutCancel(ctx))
-	defer s.wg.Wait()
+	whole := false // else a panic is on its way, and must not wait for what only closeAll ends
+	defer func() {
+		if whole {
+			s.wg.Wait()
+		}
+	}()
 	defer cancel()
 	defer close(s.done)
 
@@ -166,6 +171,7 @@ func (s *Supervisor) Run(ctx context.Context) error {
 		}
 	}
 	s.closeAll()
+	whole = true
 	s.emit(event.Event{Kind: event.Stopped, Message: "stopped", Reason: s.failure})
 	if s.failure != "" {
 		return &neverServed{s.failure}

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"baton/handoff/machine"
+	"baton/health"
 	"baton/internal/event"
 )
 
@@ -113,7 +114,7 @@ func (s *Supervisor) words(n machine.Note, g *generation) string {
 	case machine.NoteGone:
 		return gen + " is gone"
 	case machine.NoteCrashed:
-		return "a worker of " + gen + " was lost: " + n.Reason
+		return "a worker of " + gen + " was lost: " + n.Reason + s.hint(g, n.Reason)
 	case machine.NoteRestarting:
 		if n.Delay > 0 {
 			return fmt.Sprintf("its successor starts in %v", n.Delay)
@@ -148,6 +149,10 @@ func (s *Supervisor) hint(g *generation, reason string) string {
 	switch {
 	case strings.HasPrefix(reason, "not ready") && s.saysReady(g) && !g.saysReady:
 		return " (READY=1 was waited for, because the generation that serves sent one)"
+	case strings.HasPrefix(reason, "not ready") && g.plan.Ready == health.Notify:
+		return " (no READY=1 came on NOTIFY_SOCKET)"
+	case strings.HasPrefix(reason, "not ready") && g.plan.Ready != health.Delay:
+		return " (it did not accept on all of its sockets: does it take them from LISTEN_FDS?)"
 	case reason == "exit status 0":
 		return " (a target must stay in the foreground)"
 	}

@@ -142,7 +142,11 @@ func (m *Machine) rollback(g *generation, reason string) {
 		}
 		m.steer()
 		for _, w := range slices.Clone(g.workers) {
-			m.signal(w) // it never served: there is nothing to wait for
+			if g.enters { // some may have reached it
+				m.drainWorker(w)
+			} else {
+				m.signal(w) // it never served: there is nothing to wait for
+			}
 		}
 		m.giveUp(reason)
 		return
