@@ -1,8 +1,10 @@
 package cli
 
 import (
+	"errors"
 	"log/slog"
 	"sync/atomic"
+	"time"
 
 	"baton/internal/config"
 	"baton/internal/launcher"
@@ -55,32 +57,54 @@ func (p *program) run(c *cli.Context) error {
 
 	var level slog.LevelVar
 	load := func() (*config.Config, error) {
-		cfg, err := config.Load(path, config.Options{Profile: c.String("env"), Set: set, Address: parsable})
-		if err == nil {
-			setLevel(&level, cfg)
-		}
-		return cfg, err
+		return config.Load(path, config.Options{Profile: c.String("env"), Set: set, Address: parsable})
 	}
 	first, err := load()
 	if err != nil {
 		return err
 	}
+	setLevel(&level, first)
 	// The log's format had to be known before the launcher could start; what was
 	// read for it is what the launcher starts with.
 	var once atomic.Pointer[config.Config]
 	once.Store(first)
-	return launcher.Run(c.Context, launcher.Options{
+	err = launcher.Run(c.Context, launcher.Options{
 		Load: func() (*config.Config, error) {
 			if cfg := once.Swap(nil); cfg != nil {
 				return cfg, nil
 			}
 			return load()
 		},
-		Stdout: p.stdout,
-		Stderr: p.stderr,
-		Log:    logger(p.stderr, first.Log.Format, &level),
+		Applied: func(cfg *config.Config) { setLevel(&level, cfg) },
+		Stdout:  p.stdout,
+		Stderr:  p.stderr,
+		Log:     logger(p.stderr, first.Log.Format, &level),
 	})
+	if err == nil {
+		return nil
+	}
+	return p.lastWord(err)
 }
+
+// lastWord prints why the launcher ended. Standard error may be one that nobody
+// reads: then the exit code alone tells it.
+func (p *program) lastWord(err error) error {
+	told := make(chan Code, 1)
+	go func() { told <- p.report(err) }() // ends with the write, or with the program
+	select {
+	case code := <-told:
+		return shown(code)
+	case <-time.After(lastWordTime):
+	}
+	var coded interface{ ExitCode() int }
+	if errors.As(err, &coded) {
+		return shown(Code(coded.ExitCode()))
+	}
+	return shown(Failed)
+}
+
+// lastWordTime is far more than a reader needs who reads at all.
+const lastWordTime = time.Second
 
 // commandOf gives the command behind "--", nil when there is none. The dashes are
 // needed: other words have a meaning for other verbs.

@@ -2,7 +2,9 @@
 // engine, workers' output, signals and the log. It is wiring and only wiring;
 // what is decided is decided in handoff/machine.
 //
-// It never parses a flag and never prints but through the log.
+// The invariant: nobody outside keeps the engine waiting, whether they do not read
+// the log or send signals without end. It never parses a flag and never prints but
+// through the log.
 package launcher
 
 import (
@@ -10,10 +12,8 @@ import (
 	"errors"
 	"log/slog"
 	"os"
-	"os/signal"
 	"runtime/debug"
-	"sync/atomic"
-	"syscall"
+	"sync"
 
 	"baton/handoff"
 	"baton/internal/config"
@@ -26,9 +26,13 @@ type Options struct {
 	// Load reads the configuration; it is called at the start and at each
 	// reload.
 	Load func() (*config.Config, error)
+	// Applied, which may be nil, is told the configuration of each generation
+	// that begins to serve. One that was refused or rolled back is never heard
+	// of. It must not block.
+	Applied func(*config.Config)
 	// Stdout and Stderr receive what workers write.
 	Stdout, Stderr *os.File
-	// Log is the launcher's own.
+	// Log is the launcher's own. Run writes to it from a goroutine of its own.
 	Log *slog.Logger
 }
 
@@ -43,15 +47,9 @@ func (e *ConfigError) ExitCode() int { return 5 }
 
 // Run runs one application until a signal ends it: nil then, a *ConfigError
 // when it cannot begin, handoff.ErrNeverServed when its first generation
-// failed.
+// failed. It is the last thing that a program does: the signals stay its own.
 func Run(ctx context.Context, o Options) error {
-	// First of all, so that no signal that comes early ends the launcher or is
-	// missed. SIGPIPE too: who reads the log may go away, the launcher may not.
-	signals := make(chan os.Signal, 64)
-	signal.Notify(signals, syscall.SIGHUP, syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT,
-		syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGTTIN, syscall.SIGTTOU, syscall.SIGPIPE)
-	defer signal.Stop(signals)
-
+	caught := catch() // first of all, so that no signal that comes early is missed
 	first, err := o.Load()
 	if err != nil {
 		return &ConfigError{err}
@@ -62,48 +60,39 @@ func Run(ctx context.Context, o Options) error {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
+	queue := logs.NewQueue(o.Log.Handler())
 	out := logs.NewPassthrough(o.Stdout, o.Stderr)
-	defer out.Close()
+	defer func() { // together: they may wait for the same reader
+		var wg sync.WaitGroup
+		wg.Go(out.Close)
+		wg.Go(queue.Close)
+		wg.Wait()
+	}()
+	return engine(ctx, o, slog.New(queue), caught, newConfigs(first, o.Load), out)
+}
 
-	open := func() (handoff.Output, error) { return out.Open() }
-	if first.Logs.Output == "inherit" {
-		open = func() (handoff.Output, error) { return inherited{}, nil }
-	}
-
-	var begun atomic.Bool
+// engine runs it and what it needs until it ends.
+func engine(ctx context.Context, o Options, log *slog.Logger, caught signals, c *configs, out *logs.Passthrough) error {
 	s := handoff.New(handoff.Options{
-		Name: first.Name,
-		Load: func() (*handoff.Plan, error) {
-			if begun.CompareAndSwap(false, true) {
-				return plan(first)
-			}
-			c, err := o.Load()
-			if err != nil {
-				return nil, err
-			}
-			return plan(c)
-		},
-		Output: func(int, int) (handoff.Output, error) { return open() },
+		Name:   c.first.Name,
+		Load:   c.load,
+		Output: func(int, int) (handoff.Output, error) { return output(c.first, out) },
 		Observe: func(e event.Event) {
-			record(o.Log, e)
+			record(log, e)
+			if applied := c.observe(e); applied != nil {
+				c.warn(log, applied)
+				if o.Applied != nil {
+					o.Applied(applied)
+				}
+			}
 			tidy(e)
 		},
-		Log: o.Log,
+		Log: log,
 	})
-	o.Log.Info("baton starts "+first.Name, "pid", os.Getpid())
-
+	log.Info("baton starts "+c.first.Name, "pid", os.Getpid())
 	done := make(chan struct{})
 	defer close(done)
-	go func() { // ends when Run returns
-		for stops := 0; ; {
-			select {
-			case <-done:
-				return
-			case sig := <-signals:
-				stops = obey(s, o.Log, sig, stops)
-			}
-		}
-	}()
+	go caught.obey(done, s, log) // ends when Run returns
 	if err := s.Run(ctx); err != nil && !errors.Is(err, context.Canceled) {
 		return err
 	}
@@ -120,27 +109,4 @@ func tidy(e event.Event) {
 	if e.Kind == event.Gone {
 		go debug.FreeOSMemory() // ends by itself, in about a millisecond
 	}
-}
-
-// obey does what a signal asks for. stops counts the requests to end: the
-// second one ends everything now.
-func obey(s *handoff.Supervisor, log *slog.Logger, sig os.Signal, stops int) int {
-	switch sig {
-	case syscall.SIGHUP:
-		s.Reload(nil)
-	case syscall.SIGTERM, syscall.SIGINT:
-		if stops++; stops == 1 {
-			s.Stop()
-		} else {
-			s.End()
-		}
-	case syscall.SIGQUIT:
-		stops++
-		s.End()
-	case syscall.SIGPIPE:
-	default:
-		// Their default action would end the launcher.
-		log.Warn("signal not acted on", "signal", sig.String())
-	}
-	return stops
 }

@@ -1,6 +1,24 @@
 package launcher
 
-import "syscall"
+import (
+	"syscall"
+
+	"baton/handoff"
+	"baton/internal/config"
+	"baton/internal/logs"
+)
+
+// output opens the output of a worker.
+func output(c *config.Config, p *logs.Passthrough) (handoff.Output, error) {
+	if c.Logs.Output == "inherit" {
+		return inherited{}, nil
+	}
+	o, err := p.Open()
+	if err != nil {
+		return nil, err // not o: an interface that holds a nil pointer is not nil
+	}
+	return o, nil
+}
 
 // inherited is the output of a worker that writes to the launcher's own
 // standard output and error: nothing passes through, and nothing is kept. The

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 
 	"baton/internal/event"
+	"baton/internal/socket"
 )
 
 // levels are the kinds that are more, or less, than a transition: Error where a
@@ -20,7 +21,8 @@ var levels = map[event.Kind]slog.Level{
 }
 
 // record writes an event as one line: the fact as message, values as
-// attributes. A value that is zero says nothing and is left out, but a slot.
+// attributes. A value that is zero says nothing and is left out, but a worker's
+// slot, which is below zero when it has none.
 func record(log *slog.Logger, e event.Event) {
 	attrs := []slog.Attr{slog.String("event", string(e.Kind))}
 	number := func(key string, n int) {
@@ -35,7 +37,7 @@ func record(log *slog.Logger, e event.Event) {
 	}
 	number("generation", e.Generation)
 	number("worker", e.Worker)
-	if e.Worker != 0 {
+	if e.Worker != 0 && e.Slot >= 0 {
 		attrs = append(attrs, slog.Int("slot", e.Slot))
 	}
 	number("pid", e.PID)
@@ -49,9 +51,16 @@ func record(log *slog.Logger, e event.Event) {
 	if len(e.Tail) > 0 {
 		attrs = append(attrs, slog.Any("tail", e.Tail))
 	}
-	level, ok := levels[e.Kind]
-	if !ok {
-		level = slog.LevelInfo
-	}
-	log.LogAttrs(context.Background(), level, e.Message, attrs...)
+	log.LogAttrs(context.Background(), level(e), e.Message, attrs...)
 }
+
+func level(e event.Event) slog.Level {
+	if e.Kind == event.ListenerOpened && e.Mode == string(socket.Shared) && e.Reason != steeringOff {
+		return slog.LevelWarn // a promise is at risk: nobody can be kept from the old generation's queue
+	}
+	return levels[e.Kind] // Info is 0
+}
+
+// steeringOff is the reason of a listener that is shared because its configuration
+// says so; any other is why it could not be steered.
+const steeringOff = `steering = "off"`
