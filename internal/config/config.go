@@ -66,6 +66,8 @@ type Listener struct {
 	Mode     fs.FileMode `toml:"mode"`
 	Owner    string      `toml:"owner"` // "user", "user:group" or ":group"; UserGroup splits it
 	Steering Steering    `toml:"steering"`
+	// NonBlocking: the sockets are handed over with O_NONBLOCK set.
+	NonBlocking bool `toml:"nonblocking"`
 }
 
 // Handoff is how one generation follows another.

@@ -112,6 +112,8 @@ func (d *decoder) value(n *node, into reflect.Value, field string) {
 		}
 	case *int:
 		d.integer(n, p)
+	case *bool:
+		d.boolean(n, p)
 	case *[]string:
 		d.strings(n, p, field)
 	case *map[string]string:
@@ -165,6 +167,19 @@ func (d *decoder) integer(n *node, into *int) {
 		return
 	}
 	*into = int(v)
+}
+
+func (d *decoder) boolean(n *node, into *bool) {
+	v, ok := n.scalar.(bool)
+	if !ok {
+		hint := ""
+		if s, isString := n.scalar.(string); isString && (s == "true" || s == "false") {
+			hint = "write " + s + " without quotes"
+		}
+		d.wrong(n, "true or false", hint)
+		return
+	}
+	*into = v
 }
 
 func (d *decoder) duration(n *node, into *time.Duration) {

@@ -117,6 +117,8 @@ func tomlValue(v any) string {
 		return "{" + strings.Join(items, ", ") + "}"
 	case int:
 		return strconv.Itoa(x)
+	case bool:
+		return strconv.FormatBool(x)
 	}
 	return tomlString(fmt.Sprint(v))
 }

@@ -78,7 +78,7 @@ func listener(l config.Listener) (handoff.ListenerPlan, error) {
 	}
 	o := socket.Options{
 		Name: l.Name, Backlog: l.Backlog, Mode: l.Mode, UID: -1, GID: -1,
-		Shared: l.Steering == config.SteeringOff,
+		Shared: l.Steering == config.SteeringOff, NonBlocking: l.NonBlocking,
 	}
 	u, g := l.UserGroup()
 	if u != "" {

@@ -122,9 +122,16 @@ func accepting(t *testing.T, l Listener, slot int) net.Listener {
 }
 
 // duplicate is what a worker holds: another descriptor of the slot's socket.
-func duplicate(t *testing.T, l Listener, slot int) int {
+// It does not ask for FD where that would make the socket of a worker that
+// serves already blocking again: then package net's Close waits for its Accept.
+func duplicate(t *testing.T, l Listener, slot int) (fd int) {
 	t.Helper()
-	fd, err := l.FD(slot)
+	var err error
+	if g, ok := l.(*steered); ok {
+		err = g.with(slot, "duplicate", func(m *member) error { fd = m.fd; return nil })
+	} else {
+		fd, err = l.FD(slot)
+	}
 	must(t, err)
 	dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
 	must(t, err)

@@ -155,10 +155,8 @@ func TestDescriptorsAreBareAndSafeToInherit(t *testing.T) {
 			must(t, err)
 			flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
 			must(t, err)
-			status, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
-			must(t, err)
-			if flags&unix.FD_CLOEXEC == 0 || status&unix.O_NONBLOCK == 0 {
-				t.Errorf("slot %d: close-on-exec %t, non-blocking %t", slot, flags&unix.FD_CLOEXEC != 0, status&unix.O_NONBLOCK != 0)
+			if flags&unix.FD_CLOEXEC == 0 {
+				t.Errorf("slot %d would survive an exec", slot)
 			}
 			inode, err := l.Inode(slot)
 			must(t, err)
@@ -171,28 +169,94 @@ func TestDescriptorsAreBareAndSafeToInherit(t *testing.T) {
 	}
 }
 
-// A worker that made the socket blocking does not leave that to its successor;
-// a shared one is another generation's too, and stays as it is.
-func TestNonblockIsRestoredForASlotAndLeftForASharedSocket(t *testing.T) {
-	for _, o := range []Options{{}, {Shared: true}} {
-		l := listenAt(t, "127.0.0.1:0", o)
-		fd := duplicate(t, l, 0)
-		must(t, unix.SetNonblock(fd, false))
-		must(t, l.Maintain())
-		nonblocking := func() bool {
-			status, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
-			must(t, err)
-			return status&unix.O_NONBLOCK != 0
+// nonblocking reads O_NONBLOCK of the open file description.
+func nonblocking(t *testing.T, fd int) bool {
+	t.Helper()
+	status, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
+	must(t, err)
+	return status&unix.O_NONBLOCK != 0
+}
+
+// A worker finds a slot's socket as it is configured, blocking where nothing is,
+// whatever the slot's last worker made of it; a shared one is another
+// generation's too, and stays as that has it.
+func TestEveryWorkerFindsItsSocketBlockingAsConfigured(t *testing.T) {
+	dir := unixDirectory(t)
+	for _, address := range []string{"127.0.0.1:0", "udp://127.0.0.1:0", "unix://" + dir + "/s"} {
+		for _, o := range []Options{{}, {NonBlocking: true}, {Shared: true}, {Shared: true, NonBlocking: true}} {
+			t.Run(fmt.Sprintf("%s,shared=%t,nonblocking=%t", address, o.Shared, o.NonBlocking), func(t *testing.T) {
+				o.UID, o.GID = -1, -1
+				l := listenAt(t, address, o)
+				must(t, l.Reserve(1))
+				for slot := range 2 {
+					_, err := l.FD(slot)
+					must(t, err)
+					fd := duplicate(t, l, slot)
+					if got := nonblocking(t, fd); got != o.NonBlocking {
+						t.Errorf("slot %d: non-blocking %t for the first worker", slot, got)
+					}
+					must(t, unix.SetNonblock(fd, !o.NonBlocking))
+					must(t, l.Maintain())
+					if nonblocking(t, fd) == o.NonBlocking {
+						t.Errorf("slot %d: Maintain changed the socket of a running worker", slot)
+					}
+					_, err = l.FD(slot)
+					must(t, err)
+					if changed := nonblocking(t, fd) == o.NonBlocking; changed == o.Shared {
+						t.Errorf("slot %d: set again for the successor: %t", slot, changed)
+					}
+					must(t, unix.SetNonblock(fd, o.NonBlocking))
+					must(t, unix.Close(fd))
+				}
+			})
 		}
-		if nonblocking() {
-			t.Errorf("%s: Maintain made the socket of a running worker non-blocking", l.Mode())
+	}
+}
+
+func TestAReloadChangesBlockingForTheNextWorkerUnlessShared(t *testing.T) {
+	dir := unixDirectory(t)
+	for _, address := range []string{"127.0.0.1:0", "unix://" + dir + "/s"} {
+		for _, shared := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s,shared=%t", address, shared), func(t *testing.T) {
+				o := Options{UID: -1, GID: -1, Shared: shared}
+				l := listenAt(t, address, o)
+				_, err := l.FD(0)
+				must(t, err)
+				fd := duplicate(t, l, 0)
+				defer unix.Close(fd)
+				o.NonBlocking = true
+				if err := l.Apply(o); (err != nil) != shared {
+					t.Errorf("apply: %v", err)
+				}
+				if nonblocking(t, fd) {
+					t.Error("the socket of a running worker was changed")
+				}
+				_, err = l.FD(0)
+				must(t, err)
+				if got := nonblocking(t, fd); got == shared {
+					t.Errorf("for the next worker: non-blocking %t", got)
+				}
+			})
 		}
-		_, err := l.FD(0)
-		must(t, err)
-		if got := nonblocking(); got != (l.Mode() == Steered) {
-			t.Errorf("%s: non-blocking for the successor is %t", l.Mode(), got)
+	}
+}
+
+// The replacement of a shared socket is as the first one was when it was made.
+func TestAReplacedSharedSocketBlocksAsConfigured(t *testing.T) {
+	dir := unixDirectory(t)
+	for _, address := range []string{"127.0.0.1:0", "unix://" + dir + "/s"} {
+		for _, want := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s,nonblocking=%t", address, want), func(t *testing.T) {
+				l := listenAt(t, address, Options{UID: -1, GID: -1, Shared: true, NonBlocking: want})
+				fd := duplicate(t, l, 0)
+				must(t, unix.Shutdown(fd, unix.SHUT_RDWR))
+				finding(t, l, Broken)
+				if got := nonblocking(t, first(l.FD(0))); got != want {
+					t.Errorf("non-blocking %t", got)
+				}
+				must(t, unix.Close(fd))
+			})
 		}
-		must(t, unix.Close(fd))
 	}
 }
 

@@ -33,7 +33,11 @@ type Options struct {
 	UID     int         // unix: owner of the path; -1 leaves it
 	GID     int         // unix: group of the path; -1 leaves it
 	Shared  bool        // no steering: all slots are one socket
-	Log     *slog.Logger
+	// NonBlocking hands the sockets over with O_NONBLOCK set. Without it they are
+	// blocking, as systemd's are by default (systemd.socket(5)): a plain accept
+	// loop breaks on EAGAIN, and a program with an event loop sets the flag itself.
+	NonBlocking bool
+	Log         *slog.Logger
 }
 
 // backlog is the length to ask listen(2) for.
@@ -109,6 +113,9 @@ type Finding struct {
 	Detail   string
 }
 
+// errShareNonBlocking is what Apply says of a change in shared mode.
+var errShareNonBlocking = errors.New("nonblocking cannot be changed while all generations share the open socket")
+
 // ErrNoProof is returned by Probe where the kernel gives no sign of acceptance.
 var ErrNoProof = errors.New("no proof of acceptance for this kind of socket")
 
@@ -131,15 +138,20 @@ type Listener interface {
 	Mode() Mode
 	// Reason tells in a phrase why Mode is Shared; "" when steered.
 	Reason() string
-	// Apply takes over the backlog, mode and owner that a reload changed.
+	// Apply takes over what a reload changed: backlog, mode, owner, and for the
+	// next FD NonBlocking. In shared mode the flag is every worker's, and a
+	// change of it is an error, after the rest was done.
 	Apply(Options) error
 	// Reserve makes slot exist, with its guard, and takes back a Refuse.
 	Reserve(slot int) error
 	// FD is the slot's descriptor, to be duplicated into a worker. It belongs to
 	// the Listener (never close it), is close-on-exec, and its number stays the
 	// same for as long as the Listener lives, also when the socket behind it
-	// breaks and is replaced. When steered, O_NONBLOCK is set at each call; in
-	// shared mode it is left as the workers have it.
+	// breaks and is replaced. When steered, each call makes O_NONBLOCK what
+	// Options.NonBlocking says, whatever the slot's last worker left; in shared
+	// mode the flag is the workers' own once the socket was made.
+	// So ask for it only when a worker is started: one that still runs on the
+	// slot finds the flag changed under it.
 	FD(slot int) (int, error)
 	// Inode is the socket's number as /proc/PID/fd and sock_diag show it. It
 	// changes when a broken socket is replaced.

@@ -48,6 +48,10 @@ func newShared(b base, o Options, m *member, reason string) (Listener, error) {
 		base: b, reason: reason, origins: b.at.origins(), done: make(chan struct{}),
 		o: o, only: m, slots: map[int]bool{0: true},
 	}
+	if err := unix.SetNonblock(m.fd, o.NonBlocking); err != nil {
+		unix.Close(m.fd) // the listener does not come to be
+		return nil, fmt.Errorf("set O_NONBLOCK: %w", err)
+	}
 	w, err := newWatch(func() {
 		if err := l.Maintain(); err != nil && !errors.Is(err, ErrClosed) {
 			l.log.Warn("the socket stopped listening and could not be replaced", "error", err)
@@ -110,13 +114,17 @@ func (l *shared) Apply(o Options) error {
 			return errors.New("steering cannot be switched on while the socket is open")
 		}
 		l.o.Backlog = o.Backlog
+		var err error
+		if o.NonBlocking != l.o.NonBlocking {
+			err = errShareNonBlocking
+		}
 		if !l.at.stream {
-			return nil
+			return err
 		}
-		if state, err := tcpListening(l.only.fd); err != nil || !state.on {
-			return err // not to be listened on again; Maintain sees to it
+		if state, stateErr := tcpListening(l.only.fd); stateErr != nil || !state.on {
+			return errors.Join(err, stateErr) // not to be listened on again; Maintain sees to it
 		}
-		return l.open(l.only)
+		return errors.Join(err, l.open(l.only))
 	})
 }
 
@@ -221,6 +229,9 @@ func (l *shared) replace() error {
 	}
 	m := &member{fd: fd, slot: notSlot}
 	err = l.open(m)
+	if err == nil {
+		err = unix.SetNonblock(fd, l.o.NonBlocking)
+	}
 	if err == nil && l.refused {
 		err = l.refuse(fd)
 	}

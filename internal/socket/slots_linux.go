@@ -19,7 +19,7 @@ func (g *steered) Apply(o Options) error {
 		if o.Shared {
 			return errors.New("steering cannot be switched off while the socket is open")
 		}
-		g.o.Backlog = o.Backlog
+		g.o.Backlog, g.o.NonBlocking = o.Backlog, o.NonBlocking
 		if !g.at.stream {
 			return nil
 		}
@@ -81,8 +81,8 @@ func (g *steered) FD(slot int) (int, error) {
 	fd := -1
 	err := g.with(slot, "descriptor of", func(m *member) error {
 		fd = m.fd
-		// The slot's last worker may have made the socket blocking.
-		return unix.SetNonblock(m.fd, true)
+		// The slot's last worker may have changed it.
+		return unix.SetNonblock(m.fd, g.o.NonBlocking)
 	})
 	return fd, err
 }

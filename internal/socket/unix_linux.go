@@ -116,6 +116,9 @@ func (l *unixListener) open() (err error) {
 	} else if l.o.Shared {
 		l.reason = `steering = "off"`
 	}
+	if err := l.handOver(s); err != nil {
+		return err
+	}
 	if l.place.noName != nil {
 		l.log.Info("programs that look for their socket by name will not find it: it is bound under another",
 			"path", l.address.Path, "cause", l.place.noName)
@@ -336,12 +339,21 @@ func (l *unixListener) FD(number int) (int, error) {
 	defer l.mu.Unlock()
 	s, err := l.slot(number)
 	if err == nil && l.reason == "" {
-		err = unix.SetNonblock(s.fd, true)
+		err = l.handOver(s)
 	}
 	if err != nil {
 		return -1, l.fail("descriptor of", err)
 	}
 	return s.fd, nil
+}
+
+// handOver makes O_NONBLOCK what the workers are to find, whatever the slot's
+// last one left.
+func (l *unixListener) handOver(s *unixSlot) error {
+	if err := unix.SetNonblock(s.fd, l.o.NonBlocking); err != nil {
+		return fmt.Errorf("set O_NONBLOCK: %w", err)
+	}
+	return nil
 }
 
 func (l *unixListener) Inode(number int) (uint64, error) {
@@ -409,6 +421,11 @@ func (l *unixListener) Apply(o Options) error {
 	}
 	l.o.Backlog, l.o.Mode, l.o.UID, l.o.GID = o.Backlog, o.Mode, o.UID, o.GID
 	var errs []error
+	if l.reason == "" {
+		l.o.NonBlocking = o.NonBlocking
+	} else if l.o.NonBlocking != o.NonBlocking {
+		errs = append(errs, errShareNonBlocking)
+	}
 	for _, s := range l.sockets() {
 		if err := l.listen(s); err != nil {
 			errs = append(errs, err)

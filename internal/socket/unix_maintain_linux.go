@@ -233,6 +233,9 @@ func (l *unixListener) replace(s *unixSlot, why string) (err error) {
 		return err
 	}
 	defer unix.Close(fresh.fd) // s.fd is the same socket by then, or nobody has connected
+	if err := l.handOver(fresh); err != nil {
+		return err
+	}
 	if err := l.watch.remove(s.fd); err != nil {
 		return err
 	}
