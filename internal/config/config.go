@@ -44,7 +44,7 @@ type Command struct {
 	Directory string `toml:"directory"`
 	User      string `toml:"user"`  // name or number; "": the launcher's
 	Group     string `toml:"group"` // name or number; "": the user's own, or the launcher's
-	// Env lies over the launcher's environment and over EnvFile.
+	// Env lies over the launcher's environment, and EnvFile over Env.
 	Env map[string]string `toml:"env"`
 	// EnvFile are absolute paths, read in this order at each swap; one that
 	// begins with '-' may be missing.
