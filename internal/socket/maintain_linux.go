@@ -223,6 +223,12 @@ func (g *steered) reassertBacklog(m *member) error {
 	if err := g.setBacklog(m); err != nil {
 		return err
 	}
+	// Said once for each slot: Node and Python's asyncio call listen themselves,
+	// each time they start.
+	if g.backlogs[m.slot] {
+		return nil
+	}
+	g.backlogs[m.slot] = true
 	g.report(Reasserted, m.slot, "the backlog had been set to %d, and is %d again", l.backlog, m.backlog)
 	return nil
 }

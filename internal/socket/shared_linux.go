@@ -24,6 +24,7 @@ type shared struct {
 	only    *member
 	slots   map[int]bool
 	refused bool
+	told    bool // that the backlog was restored
 	watch   *watch
 	closed  bool
 }
@@ -209,7 +210,8 @@ func (l *shared) Maintain() error {
 			return l.replace()
 		case state.backlog != l.only.backlog:
 			err := l.open(l.only)
-			if err == nil {
+			if err == nil && !l.told {
+				l.told = true // once: some programs call listen at every start
 				l.found.post(Reasserted, notSlot, fmt.Sprintf("the backlog had been set to %d, and is %d again",
 					state.backlog, l.only.backlog))
 			}

@@ -1,6 +1,8 @@
 package socket
 
 import (
+	"errors"
+	"fmt"
 	"net/netip"
 	"testing"
 
@@ -117,5 +119,61 @@ func TestASharedSocketsBacklogIsRestored(t *testing.T) {
 	}
 	if state, err := tcpListening(fd); err != nil || state.backlog != 99 {
 		t.Errorf("backlog %d: %v", state.backlog, err)
+	}
+}
+
+// Node and asyncio call listen themselves at every start: it is put right each
+// time, and told once.
+func TestARestoredBacklogIsToldOnce(t *testing.T) {
+	dir := unixDirectory(t)
+	for _, address := range []string{"127.0.0.1:0", "unix://" + dir + "/s"} {
+		for _, shared := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s,shared=%t", address, shared), func(t *testing.T) {
+				l := listenAt(t, address, Options{UID: -1, GID: -1, Shared: shared})
+				fd := duplicate(t, l, 0)
+				defer unix.Close(fd)
+				for range 3 {
+					must(t, unix.Listen(fd, 1))
+					must(t, l.Maintain())
+				}
+				finding(t, l, Reasserted)
+				select {
+				case f := <-l.Findings():
+					t.Errorf("told again: %+v", f)
+				default:
+				}
+			})
+		}
+	}
+}
+
+// What has run out for a moment says nothing of the machine: with ever more
+// descriptors to be had, Listen fails until it steers.
+func TestAListenerThatLacksDescriptorsFailsAndIsNotShared(t *testing.T) {
+	dir := unixDirectory(t)
+	var limit unix.Rlimit
+	must(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &limit))
+	defer unix.Setrlimit(unix.RLIMIT_NOFILE, &limit)
+	for _, address := range []string{"127.0.0.1:0", "unix://" + dir + "/s"} {
+		_, a, err := ParseAddress(address)
+		must(t, err)
+		failed := 0
+		for n := uint64(3); ; n++ {
+			must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: n, Max: limit.Max}))
+			l, err := Listen(t.Context(), a, Options{UID: -1, GID: -1})
+			must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &limit))
+			if err != nil {
+				failed++
+				if !errors.Is(err, unix.EMFILE) || n > 200 {
+					t.Fatalf("%s with descriptors up to %d: %v", address, n, err)
+				}
+				continue
+			}
+			if l.Mode() != Steered || failed == 0 {
+				t.Errorf("%s with descriptors up to %d is %s: %s", address, n, l.Mode(), l.Reason())
+			}
+			must(t, l.Close())
+			break
+		}
 	}
 }

@@ -89,6 +89,17 @@ func tcpListening(fd int) (listening, error) {
 	return listening{on: true, queued: int(info.Unacked), backlog: int(info.Sacked)}, nil
 }
 
+// exhausted: err says that something ran out, which may be there a moment later.
+// It says nothing of what the machine can do.
+func exhausted(err error) bool {
+	for _, e := range []error{unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.ENOBUFS} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
 // inodeOf is the number by which /proc and sock_diag know the socket.
 func inodeOf(fd int) (uint64, error) {
 	var st unix.Stat_t

@@ -44,6 +44,7 @@ type steered struct {
 	watch    *watch
 	closed   bool
 
+	backlogs  map[int]bool         // slots whose backlog was reported as restored
 	seen      []uint64             // inodes of the group at the last look, in the kernel's hash order
 	strangers map[uint64]diag.Sock // reported, and still there
 	doubt     bool                 // order may not be the kernel's: prove it
@@ -72,7 +73,7 @@ var errUnsteerable = errors.New("steering refused")
 func listenSteered(a Address, at endpoint, o Options) (Listener, error) {
 	g := newSteered(o)
 	anchor, err := bindGroup(&at)
-	if errors.Is(err, errUnsteerable) {
+	if errors.Is(err, errUnsteerable) && !exhausted(err) {
 		return listenShared(a, at, o, err.Error())
 	}
 	if err != nil {
@@ -83,7 +84,10 @@ func listenSteered(a Address, at endpoint, o Options) (Listener, error) {
 		g.discard()
 		return nil, err
 	}
-	if err := g.selfTest(); err != nil {
+	if err := g.selfTest(); exhausted(err) {
+		g.discard()
+		return nil, err
+	} else if err != nil {
 		return g.intoShared(err.Error())
 	}
 	if err := g.startWatch(); err != nil {
@@ -97,7 +101,7 @@ func newSteered(o Options) *steered {
 	return &steered{
 		o: o, done: make(chan struct{}),
 		slots: make(map[int]*member), isolated: make(map[netip.AddrPort]int),
-		refused: make(map[int]bool), leftover: make(map[int][]netip.AddrPort), strangers: make(map[uint64]diag.Sock),
+		refused: make(map[int]bool), backlogs: make(map[int]bool), leftover: make(map[int][]netip.AddrPort), strangers: make(map[uint64]diag.Sock),
 		table: []Share{{Slot: 0, Weight: 1}},
 	}
 }

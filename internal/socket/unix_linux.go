@@ -6,11 +6,9 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -50,6 +48,7 @@ type unixListener struct {
 	slots  map[int]*unixSlot // shared: every number leads to the same one
 	at     *unixSlot         // where the path leads, unless that slot is refused
 	bound  map[string]bool   // every name a socket was bound under
+	told   map[int]bool      // slots whose backlog was reported as restored
 	taken  time.Time         // when the path was last taken back from a stranger
 	closed bool
 }
@@ -74,7 +73,7 @@ func (s *unixSlot) link() string { return strconv.Itoa(s.number) }
 func listenUnix(ctx context.Context, a Address, o Options) (Listener, error) {
 	l := &unixListener{name: o.Name, address: a, o: o,
 		log: o.logger().With("listener", o.Name), found: newFindings(o.Name),
-		slots: make(map[int]*unixSlot), bound: make(map[string]bool)}
+		slots: make(map[int]*unixSlot), bound: make(map[string]bool), told: make(map[int]bool)}
 	err := ctx.Err()
 	if err == nil {
 		err = l.open()
@@ -91,6 +90,10 @@ func listenUnix(ctx context.Context, a Address, o Options) (Listener, error) {
 func (l *unixListener) open() (err error) {
 	if !filepath.IsAbs(l.address.Path) {
 		return errors.New("the path is not absolute")
+	}
+	// Before anything is cleared away: it may be what workers still serve.
+	if err := vacantBefore(l.address.Path); err != nil {
+		return err
 	}
 	if l.place, err = openPlace(l.address.Path); err != nil {
 		return err
@@ -111,7 +114,9 @@ func (l *unixListener) open() (err error) {
 	if err != nil {
 		return err
 	}
-	if err := l.selfTest(s); err != nil {
+	if err := l.selfTest(s); exhausted(err) {
+		return fmt.Errorf("self-test: %w", err)
+	} else if err != nil {
 		l.reason = "self-test: " + err.Error()
 	} else if l.o.Shared {
 		l.reason = `steering = "off"`
@@ -125,44 +130,6 @@ func (l *unixListener) open() (err error) {
 	}
 	l.at = s
 	return l.place.show(s.link())
-}
-
-// vacant finds out whether the path is free, or a dead server's.
-func (p *unixPlace) vacant() error {
-	st, err := p.shown()
-	if err == unix.ENOENT {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFSOCK {
-		return fmt.Errorf("%w and is not a socket", unix.EEXIST)
-	}
-	fd, err := connectUnix(p.dial(p.parent, p.base))
-	switch {
-	case err == unix.ECONNREFUSED:
-		return nil // nobody listens any more
-	case err == unix.EAGAIN || err == unix.EPROTOTYPE:
-		return unix.EADDRINUSE // a full queue, a datagram socket: alive
-	case err != nil:
-		return fmt.Errorf("connect to the socket that is there: %w", err)
-	}
-	defer unix.Close(fd)
-	peer, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
-	if err != nil || peer.Pid == 0 {
-		return unix.EADDRINUSE // and nobody we could name
-	}
-	return fmt.Errorf("%w (held by %s)", unix.EADDRINUSE, processName(int(peer.Pid)))
-}
-
-// processName is `pid 123 "nginx"`.
-func processName(pid int) string {
-	comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)) // gone meanwhile: the pid says enough
-	if name := strings.TrimSpace(string(comm)); name != "" {
-		return fmt.Sprintf("pid %d %q", pid, name)
-	}
-	return fmt.Sprintf("pid %d", pid)
 }
 
 // connectUnix never waits: a full queue is EAGAIN.

@@ -140,6 +140,10 @@ func (l *unixListener) mend(s *unixSlot) error {
 		if err := l.listen(s); err != nil {
 			return err
 		}
+		if l.told[s.number] {
+			return nil // some programs call listen at every start
+		}
+		l.told[s.number] = true
 		l.found.post(Reasserted, s.number, fmt.Sprintf("the backlog was %d, and is %d again", d.WQueue, want))
 	}
 	return nil

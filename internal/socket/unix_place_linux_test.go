@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -98,6 +100,33 @@ func TestASecondLauncherOnThePathIsRefusedByName(t *testing.T) {
 	// Also when the path itself has gone for a moment.
 	unixCheck(t, l.Refuse(0))
 	unixRefused(t, path, unixOptions(), unix.EADDRINUSE)
+}
+
+// The launcher that made the socket is a child that ends; its worker is whoever
+// has inherited the descriptor, here a sleep.
+func TestWhatWorkersOfADeadLauncherServeIsLeftAlone(t *testing.T) {
+	python, err := exec.LookPath("python3")
+	if err != nil {
+		t.Skip(err)
+	}
+	path := filepath.Join(unixDirectory(t), "s")
+	hidden := filepath.Join(filepath.Dir(path), ".baton-s")
+	unixCheck(t, os.Mkdir(hidden, 0o700))
+	unixCheck(t, os.WriteFile(filepath.Join(hidden, "0"), nil, 0o600))
+	out, err := exec.Command(python, "-c", `import socket, subprocess, sys
+s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen(9)
+null = subprocess.DEVNULL
+print(subprocess.Popen(["sleep", "1000"], stdin=null, stdout=null, stderr=null, pass_fds=[s.fileno()]).pid)`, path).Output()
+	unixCheck(t, err)
+	worker, err := strconv.Atoi(strings.TrimSpace(string(out)))
+	unixCheck(t, err)
+	defer unix.Kill(worker, unix.SIGKILL)
+	unixRefused(t, path, unixOptions(), unix.EADDRINUSE, "left by a launcher that has ended")
+	if _, err := os.Stat(filepath.Join(hidden, "0")); err != nil {
+		t.Errorf("the workers' link: %v", err)
+	}
+	unixCheck(t, os.RemoveAll(hidden))
+	unixCheck(t, os.Remove(path))
 }
 
 func TestWhatADeadLauncherLeftIsCleared(t *testing.T) {
