@@ -315,7 +315,7 @@ func (w place) holds(inode uint64) bool {
 }
 
 // inode of the socket at that place; 0 when there is none.
-func (w place) inode() (uint64, error) {
+func (w place) inode() (inode uint64, err error) {
 	var buf [64]byte
 	path := "/proc/" + strconv.Itoa(w.pid) + "/fd/" + strconv.Itoa(w.fd)
 	n, err := syscall.Readlink(path, buf[:])
@@ -329,9 +329,7 @@ func (w place) inode() (uint64, error) {
 	if !ok {
 		return 0, nil
 	}
-	inode, err := strconv.ParseUint(strings.TrimSuffix(rest, "]"), 10, 64)
-	if err != nil {
-		return 0, nil // a name that looks like one: "socket:[" is a file of somebody's
-	}
+	// An error means a file of somebody's by such a name: 0, or what no socket has.
+	inode, _ = strconv.ParseUint(strings.TrimSuffix(rest, "]"), 10, 64)
 	return inode, nil
 }

@@ -15,13 +15,13 @@ import (
 func vacantBefore(path string) error {
 	fd, err := unix.Open(filepath.Dir(path), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil //nolint:nilerr // openPlace says it
+		return nil // openPlace says it
 	}
 	defer unix.Close(fd) // nothing was written
 	p := &unixPlace{path: path, base: filepath.Base(path), parent: fd, private: -1}
 	p.hidden = ".baton-" + p.base
 	if _, err := statAt(fd, p.hidden); err != nil {
-		return nil //nolint:nilerr // nothing to be kept: vacant says the rest under the lock
+		return nil // nothing to be kept: vacant says the rest under the lock
 	}
 	return p.vacant()
 }
@@ -52,7 +52,7 @@ func (p *unixPlace) vacant() error {
 	if err != nil || peer.Pid == 0 {
 		return unix.EADDRINUSE // and nobody we could name
 	}
-	if errors.Is(unix.Kill(int(peer.Pid), 0), unix.ESRCH) {
+	if hasEnded(int(peer.Pid)) {
 		who := "a process"
 		if _, err := statAt(p.parent, p.hidden); err == nil {
 			who = "a launcher"
@@ -61,6 +61,13 @@ func (p *unixPlace) vacant() error {
 		return fmt.Errorf("%w (left by %s that has ended, pid %d, whose workers still serve)", unix.EADDRINUSE, who, peer.Pid)
 	}
 	return fmt.Errorf("%w (held by %s)", unix.EADDRINUSE, processName(int(peer.Pid)))
+}
+
+// hasEnded: /proc shows ourselves, and not the process.
+func hasEnded(pid int) bool {
+	_, self := os.Stat("/proc/self/comm")
+	_, err := os.Stat(fmt.Sprintf("/proc/%d", pid))
+	return self == nil && errors.Is(err, unix.ENOENT)
 }
 
 // processName is `pid 123 "nginx"`.
