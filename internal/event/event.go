@@ -45,7 +45,7 @@ type Event struct {
 	Message    string        `json:"message"`              // one sentence for people
 	Generation int           `json:"generation,omitempty"` // from 1
 	Worker     int           `json:"worker,omitempty"`     // serial number of the worker, never reused
-	Slot       int           `json:"slot,omitempty"` // of the worker, or that the event is about; -1: none
+	Slot       int           `json:"slot,omitempty"`       // of the worker, or that the event is about; -1: none
 	PID        int           `json:"pid,omitempty"`
 	Listener   string        `json:"listener,omitempty"` // name of the listener
 	Address    string        `json:"address,omitempty"`  // canonical address of the listener
