@@ -26,7 +26,8 @@ type lookout struct {
 }
 
 // look polls the slot: every millisecond at first, since on a fast network all
-// is over by then, then up to every 20.
+// is over by then, then up to every 20, and slower while it waits for processes
+// to let go of the slot.
 func (o *lookout) look(ctx context.Context) {
 	all := slices.Concat(o.common, o.own)
 	half := make(map[*listener]socket.Handshakes, len(all))
@@ -37,7 +38,8 @@ func (o *lookout) look(ctx context.Context) {
 	}
 	deadline := time.Now().Add(o.patience)
 	stranded, empty := false, 0
-	for pause := time.Millisecond; ; pause = min(pause*3/2, 20*time.Millisecond) {
+	longest := 20 * time.Millisecond
+	for pause := time.Millisecond; ; pause = min(pause*3/2, longest) {
 		select {
 		case <-ctx.Done():
 			return
@@ -62,7 +64,7 @@ func (o *lookout) look(ctx context.Context) {
 			o.post(machine.Quiet{Slot: machine.Slot(o.slot)})
 			return
 		}
-		pause = 250 * time.Millisecond // a look at every process of the machine costs something
+		longest = 250 * time.Millisecond // a look at every process of the machine costs something
 	}
 }
 
