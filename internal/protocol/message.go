@@ -23,12 +23,14 @@ type Message struct {
 	// on may last. 0 when none was asked for.
 	ExtendTimeout time.Duration
 	Watchdog      bool // WATCHDOG=1: alive
-	PID           int  // the process that sent it
+	PID           int  // the process that sent it; 0: not known
+	// Via is how it came, for sentences: "READY=1", "a byte on tableflip's pipe".
+	Via string
 }
 
 // said tells whether there is anything in it to tell.
 func (m Message) said() bool {
-	m.PID = 0
+	m.PID, m.Via = 0, ""
 	return m != Message{}
 }
 

@@ -14,12 +14,6 @@ import (
 	"strings"
 )
 
-// Socket is one descriptor a worker gets.
-type Socket struct {
-	Name    string // the listener's
-	Address string // canonical: "tcp://127.0.0.1:8080"
-}
-
 // ours are variables by which launchers of all kinds talk to the one process they
 // start. The launcher's own copy is not for its children: a wrong LISTEN_PIDFDID
 // makes sd_listen_fds(3) find nothing, and a foreign one makes a program believe

@@ -1,0 +1,210 @@
+package protocol
+
+import (
+	"errors"
+	"io"
+	"log/slog"
+	"slices"
+)
+
+// Kind names a protocol in the configuration.
+type Kind string
+
+// Socket is one listener as a worker gets it.
+type Socket struct {
+	Name    string // the listener's
+	Network string // tcp, tcp4, tcp6, udp, udp4, udp6 or unix
+	Address string // as a program would ask for it: ":8080", "127.0.0.1:8080", or the path
+	FD      int    // the slot, in the launcher; -1 where only numbers in the worker are asked for
+}
+
+// Settings are what a configuration says about protocols.
+type Settings struct {
+	Kinds       []Kind // empty: chosen by looking at the program
+	ReadyFD     int    // where the worker writes its newline; 0: nowhere
+	NodePreload bool   // node is given the preload that ends keep-alive connections politely
+	NodeAnyPort bool   // node's listen() gets a configured listener whatever port it asks for
+}
+
+// Choice is what the workers of a generation speak, and why.
+type Choice struct {
+	Settings Settings
+	Kinds    []Kind          // in the order of the layout
+	Why      map[Kind]string // for check and the log: "it carries TABLEFLIP_HAS_PARENT_7DIU3"
+	// Says: a ready message is sure to come.
+	Says bool
+}
+
+// Program is what Choose looks at.
+type Program struct {
+	Args []string // as configured, the program's name first
+	Path string   // of the executable, absolute
+	Real string   // the same without symlinks
+	Dir  string   // the working directory; "": the launcher's own
+	// Open reads the executable that will run, from its beginning.
+	Open func() (io.ReadCloser, error)
+}
+
+// Choose says what a program's workers are to speak. An error names the protocol,
+// and the way out.
+func Choose(s Settings, p Program) (*Choice, error) {
+	return &Choice{Settings: s, Kinds: []Kind{KindSystemd}, Why: map[Kind]string{KindSystemd: "always"}}, nil
+}
+
+// Worker is whom a Link is for.
+type Worker struct {
+	Generation int
+	Index      int // of the worker in its generation, from 0
+	Sockets    []Socket
+	Member     func(pid int) bool // is that a process of this worker, now?
+	On         func(Message)      // called from other goroutines, one message at a time
+	Log        *slog.Logger
+}
+
+// channel is one protocol's part in the start of one worker: the one interface
+// behind which all of them are.
+type channel interface {
+	// files are the descriptors that the worker inherits besides its sockets, in the
+	// launcher's numbers. They stay the channel's.
+	files() []int
+	// env are the variables; sockets and files are the numbers that the first of
+	// each has in the worker.
+	env(sockets, files int) []string
+	// started lets go of what only the worker needs. It comes once, whether the
+	// start went well or not.
+	started()
+	close() error
+}
+
+// What a channel may have besides.
+type (
+	// drainer can ask the worker to finish, better than a signal does. What it
+	// returns is closed when the worker has nothing left to finish.
+	drainer interface{ drain() <-chan struct{} }
+	// heir tells the worker that nothing of an older generation is left.
+	heir interface{ alone() }
+	// hinter knows something about why the worker is not ready; "" if nothing.
+	hinter interface{ hint() string }
+)
+
+// Hub is what protocols keep across workers and generations of one application.
+type Hub struct {
+	options HubOptions
+}
+
+// HubOptions are what a Hub needs from outside.
+type HubOptions struct {
+	// Listen opens an address that no listener is configured for, or finds it
+	// opened: node's cluster asks its primary for those too. All workers that ask
+	// for an address get the same socket. It is called from other goroutines. fd is
+	// the launcher's and close-on-exec; release is called once when the worker does
+	// not need it any more.
+	Listen func(network, address string) (fd int, release func(), err error)
+	Log    *slog.Logger
+}
+
+// NewHub returns a Hub that holds nothing yet.
+func NewHub(o HubOptions) *Hub { return &Hub{options: o} }
+
+// Close removes what the Hub has put on disk. Links are closed before.
+func (h *Hub) Close() error { return nil }
+
+// firstSocket is the number of a worker's first socket.
+const firstSocket = 3
+
+// Link is all that ties one worker to the launcher: its descriptors, variables
+// and channels.
+type Link struct {
+	files    []int
+	env      []string
+	channels []channel
+}
+
+// Open makes the link for one worker. Close it when the worker is gone, or was
+// not started.
+func (h *Hub) Open(c *Choice, w *Worker) (*Link, error) {
+	l := &Link{}
+	for _, s := range w.Sockets {
+		l.files = append(l.files, s.FD)
+	}
+	for _, k := range c.Kinds {
+		ch, err := speakers[k](h, c, w)
+		if err != nil {
+			return nil, errors.Join(err, l.Close())
+		}
+		l.channels = append(l.channels, ch)
+		first := 3 + len(l.files)
+		l.files = append(l.files, ch.files()...)
+		l.env = append(l.env, ch.env(firstSocket, first)...)
+	}
+	return l, nil
+}
+
+// Files are the descriptors 3, 4, ... of the worker, in the launcher's numbers.
+// They stay the Link's and the listeners'.
+func (l *Link) Files() []int { return slices.Clone(l.files) }
+
+// Env are the worker's variables, KEY=VALUE; "LISTEN_PID=self" among them, which
+// internal/process completes.
+func (l *Link) Env() []string { return slices.Clone(l.env) }
+
+// Started lets go of what only the worker needs; call it once Start has returned,
+// however it went.
+func (l *Link) Started() {
+	for _, c := range l.channels {
+		c.started()
+	}
+}
+
+// Drain asks the worker to finish by a message. What it returns is closed when
+// the worker has finished what it had, though it may still run; nil when no
+// protocol of this worker has such a message, and a signal must do. Call it once.
+func (l *Link) Drain() <-chan struct{} {
+	for _, c := range l.channels {
+		if d, ok := c.(drainer); ok {
+			if done := d.drain(); done != nil {
+				return done
+			}
+		}
+	}
+	return nil
+}
+
+// Alone tells the worker that nothing of an older generation is left. Telling it
+// again does nothing.
+func (l *Link) Alone() {
+	for _, c := range l.channels {
+		if h, ok := c.(heir); ok {
+			h.alone()
+		}
+	}
+}
+
+// Hint is what is known about why the worker is not ready, as a clause; or "".
+func (l *Link) Hint() string {
+	for _, c := range l.channels {
+		if h, ok := c.(hinter); ok {
+			if words := h.hint(); words != "" {
+				return words
+			}
+		}
+	}
+	return ""
+}
+
+// Close ends all channels. It does not wait for a message that is being told.
+func (l *Link) Close() error {
+	var errs []error
+	for _, c := range l.channels {
+		errs = append(errs, c.close())
+	}
+	return errors.Join(errs...)
+}
+
+// speaker makes a protocol's part for one worker.
+type speaker func(*Hub, *Choice, *Worker) (channel, error)
+
+// speakers are all protocols there are.
+var speakers = map[Kind]speaker{
+	KindSystemd: openSystemd,
+}
