@@ -73,7 +73,10 @@ type Command struct {
 // Spec is one start of a Release.
 type Spec struct {
 	Release *Release
-	// Files become descriptors 3, 4, ... of the target, without close-on-exec.
+	// Args replace the release's arguments, the program's name first; nil: its own.
+	Args []string
+	// Files become descriptors 3, 4, ... of the target, without close-on-exec; -1
+	// leaves that number closed.
 	// They stay the caller's.
 	Files []int
 	// Env is the complete environment of the target. An entry "LISTEN_PID=self" is

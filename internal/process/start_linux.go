@@ -127,8 +127,12 @@ func spawn(std [3]int, files []int, control ...int) (*Process, error) {
 // orders writes the shim's orders to a memfd: a pipe would hold 64 KiB, an
 // environment may be larger.
 func (r *Release) orders(s Spec) (int, error) {
+	args := s.Args
+	if args == nil {
+		args = r.args
+	}
 	b, err := json.Marshal(order{
-		Args: join(r.args), Env: join(s.Env), Paths: join([]string{r.path, r.real}),
+		Args: join(args), Env: join(s.Env), Paths: join([]string{r.path, r.real}),
 		Dev: r.dev, Ino: r.ino, HasDir: r.wdFD >= 0, Dir: r.dir,
 		Umask: r.umask, Limits: r.limits, Who: r.who, Patience: patience,
 	})
@@ -204,14 +208,27 @@ func (r *Release) explain(errno syscall.Errno) string {
 	return ""
 }
 
-// head is the beginning of the executable that is held open.
-func (r *Release) head() ([]byte, error) {
+// Open reads the executable that is held open, from its beginning.
+func (r *Release) Open() (io.ReadCloser, error) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	if r.exeFD < 0 {
 		return nil, os.ErrClosed
 	}
 	f, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", r.exeFD))
+	if err != nil {
+		var pe *os.PathError
+		if errors.As(err, &pe) {
+			err = pe.Err // its path means nothing to anybody
+		}
+		return nil, fmt.Errorf("read %s: %w", r.path, err)
+	}
+	return f, nil
+}
+
+// head is the beginning of the executable.
+func (r *Release) head() ([]byte, error) {
+	f, err := r.Open()
 	if err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -64,6 +65,47 @@ func TestBytesThatAreNoUTF8ReachTheTarget(t *testing.T) {
 	r := resolve(t, Command{Exec: []string{"sh", "-c", `printf '%s|%s\n' "$0" "$V"`, "a\xffz"}, Env: []string{"V=\xfe"}})
 	if got, want := start(t, r).line(t), "a\xffz|\xfe"; got != want {
 		t.Errorf("the target saw %q, want %q", got, want)
+	}
+}
+
+func TestAStartMayHaveArgumentsOfItsOwn(t *testing.T) {
+	r := resolve(t, Command{Exec: []string{"sh", "-c", "echo its own"}})
+	p := start(t, r, func(s *Spec) { s.Args = []string{"sh", "-c", `echo "$0"`, "another"} })
+	if got := p.line(t); got != "another" {
+		t.Errorf("the target said %q", got)
+	}
+	if got := start(t, r).line(t); got != "its own" {
+		t.Errorf("the next start said %q: the release was changed", got)
+	}
+}
+
+func TestANumberCanBeLeftClosed(t *testing.T) {
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	r := resolve(t, Command{Exec: []string{"sh", "-c", `for n in 3 4 5; do if [ -e /proc/self/fd/$n ]; then printf "$n "; fi; done; echo`}})
+	p := start(t, r, func(s *Spec) { s.Files = []int{int(null.Fd()), -1, int(null.Fd())} })
+	if got := p.line(t); got != "3 5 " {
+		t.Errorf("open in the target: %q, want 3 and 5", got)
+	}
+}
+
+func TestTheExecutableCanBeReadAfterItWasReplaced(t *testing.T) {
+	path := write(t, filepath.Join(t.TempDir(), "app"), "#!/bin/sh\nfirst", 0o755)
+	r := resolve(t, Command{Exec: []string{path}})
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	write(t, path, "another", 0o755)
+	f, err := r.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if b, err := io.ReadAll(f); string(b) != "#!/bin/sh\nfirst" || err != nil {
+		t.Errorf("read %q, %v", b, err)
 	}
 }
 
