@@ -30,7 +30,7 @@ func listenFlag() cli.Flag {
 // settingFlags are the flags of run that stand for one key of the file.
 var settingFlags = []struct{ flag, key, usage string }{
 	{"name", "name", "call the application `NAME`"},
-	{"ready", "handoff.ready", "how a newcomer is known to be ready: `MODE` is auto, notify, accept or delay"},
+	{"ready", "handoff.ready", "how a newcomer is known to be ready: `MODE` is auto, notify, accept, http, exec, newline or delay"},
 	{"ready-timeout", "handoff.ready_timeout", "give a newcomer up after `TIME`"},
 	{"ready-delay", "handoff.ready_delay", "with --ready delay: ready after `TIME`"},
 	{"bake", "handoff.bake", "keep the old generation standing by for `TIME`"},

@@ -26,6 +26,8 @@ type Config struct {
 	Command Command    `toml:"command"`
 	Listen  []Listener `toml:"listen"` // at least one
 	Handoff Handoff    `toml:"handoff"`
+	Health  Health     `toml:"health"`
+	Node    Node       `toml:"node"`
 	Restart Restart    `toml:"restart"`
 	Logs    Logs       `toml:"logs"`
 	Log     Log        `toml:"log"`
@@ -53,6 +55,11 @@ type Command struct {
 	// Limits are resource limits by their setrlimit(2) name in lower case without
 	// RLIMIT_: "65536", "512M", "1024:65536" (soft:hard) or "unlimited".
 	Limits map[string]string `toml:"limits"`
+	// Stdin is the name of the listener that is the program's standard input, as
+	// inetd's "wait" has it; "": /dev/null.
+	Stdin string `toml:"stdin"`
+	// ConfineSignals keeps the program's processes from signalling any other.
+	ConfineSignals bool `toml:"confine_signals"`
 }
 
 // Listener is one configured address.
@@ -84,6 +91,42 @@ type Handoff struct {
 	// DrainSignals has one name, in capitals without SIG; DrainSignal is its number.
 	DrainSignals []string `toml:"drain_signals"`
 	MaxDraining  int      `toml:"max_draining"` // at least 1
+	// Protocols are names of protocols, or "auto" alone: chosen by looking at the
+	// program.
+	Protocols []string `toml:"protocols"`
+	// ReadyFD is the descriptor on which the program writes a newline when it is
+	// ready, as s6's notification-fd; 0: none.
+	ReadyFD int `toml:"ready_fd"`
+}
+
+// Health is how it is found out whether a worker is up.
+type Health struct {
+	Ready Probe `toml:"ready"` // before a newcomer is let in
+}
+
+// Probe is one question to one worker.
+type Probe struct {
+	Probe     string            `toml:"probe"`    // tcp, http, https, exec; "": none
+	Listener  string            `toml:"listener"` // by name; "": the first that is not udp
+	Method    string            `toml:"method"`
+	Path      string            `toml:"path"`
+	Host      string            `toml:"host"` // "": the listener's address
+	Header    map[string]string `toml:"header"`
+	Status    string            `toml:"status"` // "200-399", "200,204"
+	Body      string            `toml:"body"`   // what the answer must contain; "": anything
+	Exec      []string          `toml:"exec"`   // for probe = "exec"
+	Interval  time.Duration     `toml:"interval"`
+	Timeout   time.Duration     `toml:"timeout"`   // of one try
+	Successes int               `toml:"successes"` // in a row, to pass
+	Failures  int               `toml:"failures"`  // in a row, to fail
+}
+
+// Node is what concerns programs for Node.
+type Node struct {
+	// Preload ends keep-alive connections politely when the program drains.
+	Preload bool `toml:"preload"`
+	// AnyPort gives the program a configured listener whatever port it asks for.
+	AnyPort bool `toml:"any_port"`
 }
 
 // Restart is how a worker that died by itself comes back.
@@ -116,7 +159,14 @@ const (
 	ReadyNotify Ready = "notify" // READY=1 on NOTIFY_SOCKET
 	ReadyAccept Ready = "accept" // it accepts connections on its slots
 	ReadyDelay  Ready = "delay"  // Handoff.ReadyDelay has passed and it still runs
+
+	ReadyHTTP    Ready = "http"    // Health.Ready, over http or https, passes
+	ReadyExec    Ready = "exec"    // Health.Ready, a command, passes
+	ReadyNewline Ready = "newline" // a newline on Handoff.ReadyFD
 )
+
+// ProtocolsAuto, alone, has the protocols chosen by looking at the program.
+const ProtocolsAuto = "auto"
 
 // Steering says whether a listener may have a slot per worker.
 type Steering string
@@ -139,7 +189,13 @@ func Default() *Config {
 			DrainTimeout:  30 * time.Second,
 			DrainSignals:  []string{"TERM"},
 			MaxDraining:   8,
+			Protocols:     []string{ProtocolsAuto},
 		},
+		Health: Health{Ready: Probe{
+			Method: "GET", Path: "/", Status: "200-399",
+			Interval: 250 * time.Millisecond, Timeout: 2 * time.Second, Successes: 1, Failures: 3,
+		}},
+		Node: Node{Preload: true},
 		Restart: Restart{
 			BackoffMin: 100 * time.Millisecond,
 			BackoffMax: 30 * time.Second,

@@ -102,12 +102,13 @@ func wantDefault(key string) string {
 	}
 	c := Default()
 	c.Listen = []Listener{DefaultListener()}
-	section, leaf, nested := strings.Cut(key, ".")
+	section, leaf := "", key
+	if dot := strings.LastIndexByte(key, '.'); dot >= 0 {
+		section, leaf = key[:dot], key[dot+1:]
+	}
 	lines := strings.Split(c.String(), "\n")
 	at := 0
-	if !nested {
-		leaf = section
-	} else {
+	if section != "" {
 		at = slices.IndexFunc(lines, func(l string) bool { return strings.Trim(l, "[]") == section })
 	}
 	for _, l := range lines[at:] {

@@ -24,6 +24,8 @@ func (r *rules) check() {
 	r.checkName()
 	r.checkListeners()
 	r.checkHandoff()
+	r.checkProtocols()
+	r.checkProbe()
 	r.checkRestart()
 	r.oneOf(r.root.find("logs", "output"), r.c.Logs.Output, "pass", "inherit")
 	r.oneOf(r.root.find("log", "format"), r.c.Log.Format, "auto", "text", "json")
@@ -187,7 +189,8 @@ func (r *rules) checkHandoff() {
 	if n.table == nil {
 		return
 	}
-	r.oneOf(n.find("ready"), string(h.Ready), string(ReadyAuto), string(ReadyNotify), string(ReadyAccept), string(ReadyDelay))
+	r.oneOf(n.find("ready"), string(h.Ready), string(ReadyAuto), string(ReadyNotify), string(ReadyAccept),
+		string(ReadyHTTP), string(ReadyExec), string(ReadyNewline), string(ReadyDelay))
 	switch delay := n.find("ready_delay"); {
 	case h.Ready == ReadyDelay && h.ReadyDelay == 0:
 		at := delay

@@ -81,24 +81,38 @@ func (c *Config) String() string {
 	return strings.TrimLeft(b.String(), "\n")
 }
 
-func writeStruct(b *strings.Builder, header string, v reflect.Value) {
-	if header != "" {
-		b.WriteString("\n" + header + "\n")
-	}
+// writeStruct writes the keys of a table, and then its own tables. path is the
+// header's, "" at the top.
+func writeStruct(b *strings.Builder, path string, v reflect.Value) {
+	writeKeys(b, path, "["+path+"]", v)
 	for i := range v.NumField() {
 		tag, field := v.Type().Field(i).Tag.Get("toml"), v.Field(i)
+		inner := strings.TrimPrefix(path+"."+tag, ".")
 		switch listeners, isList := field.Interface().([]Listener); {
 		case tag == "":
 		case isList:
 			for _, l := range listeners {
-				writeStruct(b, "[["+tag+"]]", reflect.ValueOf(l))
+				writeKeys(b, inner, "[["+inner+"]]", reflect.ValueOf(l))
 			}
 		case field.Kind() == reflect.Struct:
-			writeStruct(b, "["+tag+"]", field)
-		default:
-			b.WriteString(tag + " = " + tomlValue(plain(field)) + "\n")
+			writeStruct(b, inner, field)
 		}
 	}
+}
+
+// writeKeys writes a header, unless nothing stands below it, and the keys.
+func writeKeys(b *strings.Builder, path, header string, v reflect.Value) {
+	var keys strings.Builder
+	for i := range v.NumField() {
+		tag, field := v.Type().Field(i).Tag.Get("toml"), v.Field(i)
+		if _, isList := field.Interface().([]Listener); tag != "" && !isList && field.Kind() != reflect.Struct {
+			keys.WriteString(tag + " = " + tomlValue(plain(field)) + "\n")
+		}
+	}
+	if path != "" && keys.Len() > 0 {
+		b.WriteString("\n" + header + "\n")
+	}
+	b.WriteString(keys.String())
 }
 
 func tomlValue(v any) string {
