@@ -1,0 +1,109 @@
+package examples
+
+import (
+	"os"
+	"testing"
+	"time"
+
+	"baton/internal/load"
+	"baton/internal/testkit"
+)
+
+// swaps is how often each example is swapped under load.
+const swaps = 20
+
+// draining is how many generations the test leaves draining before it goes on.
+const draining = 3
+
+// example is one folder, and what its test has to know that is not in it.
+type example struct {
+	dir   string
+	needs []string // programs that must be installed
+	// build prepares the copy of the folder, as README.md tells its readers to.
+	build func(t *testing.T, dir string)
+	flags []string // of baton run, where the example's times are for production
+	// dial opens the load's connections where the example does not speak HTTP.
+	dial load.Dialer
+	// politely: each open keep-alive connection is answered with "Connection:
+	// close" before the worker ends, so that a client need not ever repeat a request.
+	politely bool
+	// nameless: its answers tell the process, and cannot tell the generation. It
+	// must be one process that answers in each.
+	nameless bool
+}
+
+// quick: a fifth of a second to read what was accepted is enough on loopback.
+var quick = []string{"--drain-delay", "200ms"}
+
+var table = []example{
+	{dir: "python-asyncio", needs: []string{"python3"}, flags: quick},
+	{dir: "gunicorn", needs: []string{"gunicorn"}, flags: quick},
+}
+
+func TestEachExampleIsSwappedWithoutLoss(t *testing.T) {
+	for _, e := range table {
+		t.Run(e.dir, func(t *testing.T) {
+			t.Parallel()
+			a := start(t, e)
+			a.load(load.Options{Kind: load.Fresh, Clients: 4, Pause: 2 * time.Millisecond})
+			a.load(load.Options{Kind: load.Slow, Clients: 4, Path: "/slow"})
+			if e.dial == nil {
+				a.load(load.Options{Kind: load.KeepAlive, Clients: 4, Pause: 5 * time.Millisecond})
+			}
+			for range swaps {
+				a.swap()
+			}
+			a.answered()
+			for _, r := range a.runs {
+				a.judge(r)
+			}
+			a.Stop()
+			if testkit.Listening(t, a.port) {
+				t.Errorf("port %d is still listened on after the stop", a.port)
+			}
+		})
+	}
+}
+
+// slowAnswer is the least that a request to an example's /slow takes.
+const slowAnswer = 250 * time.Millisecond
+
+// judge ends a run and fails the test for what it lost. A connection that a server
+// closes while it is idle loses a request to a client that never repeats one: only
+// some examples promise that this does not happen, what the others do is printed.
+func (a *app) judge(r run) {
+	a.t.Helper()
+	got := r.Stop()
+	a.t.Logf("%v: %d requests, %d lost, %d closed while idle (%d raced), %d processes, at most %v",
+		r.kind, got.Requests, got.Lost, got.IdleClosed, got.IdleRaced, len(got.ByPID),
+		max(got.Steady.Max(), got.During.Max()).Round(time.Millisecond))
+	if r.kind == load.KeepAlive && !a.example.politely {
+		return
+	}
+	if got.Lost+got.IdleRaced > 0 {
+		a.t.Errorf("%v: lost: %v", r.kind, got)
+	}
+	if h := got.All(); r.kind == load.Slow && h.Quantile(0.01) < slowAnswer {
+		a.t.Errorf("slow answers took %v, not at least %v: none was in flight for long", h.Quantile(0.01), slowAnswer)
+	}
+}
+
+// Every folder is run: one that is in no row would be a promise nobody holds.
+func TestEveryFolderIsAnExampleThatRuns(t *testing.T) {
+	entries, err := os.ReadDir(".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range entries {
+		if !d.IsDir() {
+			continue
+		}
+		in := false
+		for _, e := range table {
+			in = in || e.dir == d.Name()
+		}
+		if !in {
+			t.Errorf("%s is in no row of the table", d.Name())
+		}
+	}
+}
