@@ -25,6 +25,7 @@ import (
 	"baton/health"
 	"baton/internal/event"
 	"baton/internal/process"
+	"baton/internal/protocol"
 	"baton/internal/socket"
 )
 
@@ -36,6 +37,8 @@ type Plan struct {
 	ReadyDelay    time.Duration // for health.Delay
 	HandshakeWait time.Duration // longest wait for handshakes half open at a switch
 	DrainSignal   syscall.Signal
+	Protocols     protocol.Settings
+	Stdin         string // name of the listener that is the worker's standard input; "": none
 	Policy        machine.Policy
 }
 
@@ -90,6 +93,8 @@ type Supervisor struct {
 	calls chan func()   // to the goroutine of Run, never from it
 	done  chan struct{} // closed when Run returns: nobody reads calls any more
 	wg    sync.WaitGroup
+	hub   *protocol.Hub // safe for concurrent use
+	extra *extras       // likewise
 
 	// What follows belongs to the goroutine of Run.
 	ctx       context.Context // of all waiting goroutines
@@ -121,8 +126,10 @@ func New(o Options) *Supervisor {
 	if o.Observe == nil {
 		o.Observe = func(event.Event) {}
 	}
+	extra := newExtras(o.Log)
 	return &Supervisor{
-		opts: o, log: o.Log,
+		opts: o, log: o.Log, extra: extra,
+		hub:       protocol.NewHub(protocol.HubOptions{Listen: extra.listen, Log: o.Log}),
 		calls:     make(chan func()), // unbuffered: what was taken is done
 		done:      make(chan struct{}),
 		gens:      make(map[machine.Generation]*generation),
@@ -195,6 +202,21 @@ func (s *Supervisor) Stop() {
 		s.step(machine.Stop{})
 		s.giveUpPreparing()
 	})
+}
+
+// Signalled says that the process pid has sent the launcher a signal, and returns
+// whether that is a process of one of the workers. Some programs tell their parent
+// in this way that they are ready and it may go: of a worker that is not ready yet,
+// TERM is taken as its message.
+func (s *Supervisor) Signalled(pid int, sig syscall.Signal) bool {
+	answer := make(chan bool, 1)
+	s.post(func() { answer <- s.signalled(pid, sig) })
+	select {
+	case ours := <-answer:
+		return ours
+	case <-s.done:
+		return false
+	}
 }
 
 // End kills everything now.

@@ -12,6 +12,7 @@ import (
 	"baton/handoff/machine"
 	"baton/health"
 	"baton/internal/event"
+	"baton/internal/protocol"
 )
 
 func (s *Supervisor) emit(e event.Event) {
@@ -102,7 +103,7 @@ func (s *Supervisor) words(n machine.Note, g *generation) string {
 	gen := fmt.Sprintf("generation %d", n.Gen)
 	switch n.Kind {
 	case machine.NoteStarting:
-		return gen + " starts " + g.release.Path()
+		return gen + " starts " + g.release.Path() + " (" + spoken(g.choice) + ")"
 	case machine.NoteServing:
 		return gen + " serves" + because(n.Reason)
 	case machine.NoteStandby:
@@ -146,17 +147,46 @@ func (s *Supervisor) whoServes(failed machine.Generation) string {
 
 // hint adds what the engine knows about a failure and the rules do not.
 func (s *Supervisor) hint(g *generation, reason string) string {
-	switch {
-	case strings.HasPrefix(reason, "not ready") && s.saysReady(g) && !g.saysReady:
-		return " (READY=1 was waited for, because the generation that serves sent one)"
-	case strings.HasPrefix(reason, "not ready") && g.plan.Ready == health.Notify:
-		return " (no READY=1 came on NOTIFY_SOCKET)"
-	case strings.HasPrefix(reason, "not ready") && g.plan.Ready != health.Delay:
+	late := strings.HasPrefix(reason, "not ready")
+	if late && g.hint == "" {
+		g.hint = s.inTheWay(g, s.lastLines(g))
+	}
+	switch words := s.channelHint(g); {
+	case late && words != "":
+		return " (" + words + ")"
+	case g.hint != "":
+		return " (" + g.hint + ")"
+	case late && s.saysReady(g) && !g.saysReady && !g.choice.Says:
+		return " (a ready message was waited for, because the generation that serves sent one)"
+	case late && g.plan.Ready == health.Notify:
+		return " (no ready message came: it was given " + spoken(g.choice) + ")"
+	case late && g.plan.Ready != health.Delay:
 		return " (it did not accept on all of its sockets: does it take them from LISTEN_FDS?)"
 	case reason == "exit status 0":
 		return " (a target must stay in the foreground)"
 	}
 	return ""
+}
+
+// channelHint is what a worker's protocols know about why it is not ready.
+func (s *Supervisor) channelHint(g *generation) string {
+	for _, w := range s.workers {
+		if w.gen == g.number && w.link != nil && !w.ready {
+			if words := w.link.Hint(); words != "" {
+				return words
+			}
+		}
+	}
+	return ""
+}
+
+// spoken lists protocols, as in "systemd, node".
+func spoken(c *protocol.Choice) string {
+	names := make([]string, len(c.Kinds))
+	for i, k := range c.Kinds {
+		names[i] = string(k)
+	}
+	return strings.Join(names, ", ")
 }
 
 func (s *Supervisor) refusedWords(v machine.Verdict) string {

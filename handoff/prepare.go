@@ -8,6 +8,7 @@ import (
 	"baton/handoff/machine"
 	"baton/internal/event"
 	"baton/internal/process"
+	"baton/internal/protocol"
 	"baton/internal/socket"
 )
 
@@ -16,11 +17,13 @@ type generation struct {
 	number    machine.Generation
 	plan      *Plan
 	release   *process.Release
+	choice    *protocol.Choice
 	listeners []*listener // in the plan's order
 	phase     machine.Phase
 	served    bool     // it came to serve once
-	saysReady bool     // one of its workers has sent READY=1
+	saysReady bool     // one of its workers has sent its ready message
 	tail      []string // the last lines of the worker that made it fail
+	hint      string   // what is known about why that one failed
 }
 
 // listener is a socket.Listener and who needs it.
@@ -38,6 +41,7 @@ type listener struct {
 type prepared struct {
 	plan    *Plan
 	release *process.Release
+	choice  *protocol.Choice
 	opened  map[string]*listener
 	err     error
 }
@@ -81,6 +85,9 @@ func (s *Supervisor) resolve(n machine.Generation, known map[string]bool) (p pre
 	if p.release, p.err = process.Resolve(p.plan.Command); p.err != nil {
 		return p
 	}
+	if p.choice, p.err = Speak(p.plan, p.release); p.err != nil {
+		return p
+	}
 	for _, lp := range p.plan.Listeners {
 		key := lp.Address.String()
 		if known[key] || p.opened[key] != nil {
@@ -122,7 +129,7 @@ func (s *Supervisor) prepared(n machine.Generation, p prepared) {
 		s.listeners[key] = l
 		s.opened(l)
 	}
-	g := &generation{number: n, plan: p.plan, release: p.release, phase: machine.Starting}
+	g := &generation{number: n, plan: p.plan, release: p.release, choice: p.choice, phase: machine.Starting}
 	for _, lp := range p.plan.Listeners {
 		l := s.listeners[lp.Address.String()]
 		g.listeners = append(g.listeners, l)
@@ -161,6 +168,7 @@ func (s *Supervisor) forget(n machine.Generation) {
 		delete(s.gens, n)
 	}
 	s.disuse(n)
+	s.inherit()
 }
 
 func (s *Supervisor) disuse(n machine.Generation) {
@@ -198,6 +206,9 @@ func (s *Supervisor) closeAll() {
 	}
 	for _, g := range s.gens {
 		_ = g.release.Close() // only read from
+	}
+	if err := s.hub.Close(); err != nil {
+		s.log.Warn("what protocols put on disk is left", "error", err)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"syscall"
 	"time"
 
 	"baton/handoff/machine"
@@ -138,9 +139,24 @@ func (s *Supervisor) message(w *worker, m protocol.Message) {
 	}
 	if m.Ready {
 		s.gens[w.gen].saysReady = true
-		s.sign(w, health.Said, "it said so")
+		s.sign(w, health.Said, "it sent "+m.Via)
 	}
 	if m.Stopping && !w.drain && !w.killed {
 		s.step(machine.Left{Worker: w.id, Reason: "it said that it is stopping"})
 	}
+}
+
+// signalled handles a signal that came to the launcher from the process pid.
+func (s *Supervisor) signalled(pid int, sig syscall.Signal) bool {
+	for _, w := range s.workers {
+		if !w.running || !w.proc.Contains(pid) {
+			continue
+		}
+		if sig == syscall.SIGTERM && !w.ready {
+			s.gens[w.gen].saysReady = true
+			s.sign(w, health.Said, "it sent TERM to its parent")
+		}
+		return true
+	}
+	return false
 }

@@ -3,7 +3,6 @@ package handoff
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strconv"
 	"syscall"
 	"time"
@@ -27,7 +26,7 @@ type worker struct {
 	ctx    context.Context // ends with the worker
 	cancel context.CancelFunc
 	out    Output
-	notify *protocol.Notify
+	link   *protocol.Link
 
 	up      chan struct{} // closed when proc is set
 	proc    *process.Process
@@ -58,15 +57,13 @@ func (s *Supervisor) start(a machine.Start) {
 
 	spec, err := s.spec(g, w)
 	if err != nil {
-		if w.out != nil {
-			w.out.Started()
-		}
+		w.handed()
 		s.launched(w, nil, err)
 		return
 	}
 	s.spawn(func() { // ends when the target is executed, or cannot be
 		p, err := process.Start(w.ctx, spec)
-		w.out.Started()
+		w.handed()
 		select {
 		case s.calls <- func() { s.launched(w, p, err) }:
 		case <-s.done:
@@ -74,11 +71,22 @@ func (s *Supervisor) start(a machine.Start) {
 	})
 }
 
-// saysReady says whether a READY=1 is sure to come from a worker of g: because
-// one of its own has sent it, or one of the generation that serves.
+// handed lets go of what only the worker needs: it has it by now, or never will.
+func (w *worker) handed() {
+	if w.out != nil {
+		w.out.Started()
+	}
+	if w.link != nil {
+		w.link.Started()
+	}
+}
+
+// saysReady says whether a ready message is sure to come from a worker of g: by
+// its protocol, or because one of its own has sent it, or one of the generation
+// that serves.
 func (s *Supervisor) saysReady(g *generation) bool {
 	sv := s.serving()
-	return g.saysReady || sv != nil && sv.saysReady
+	return g.choice.Says || g.saysReady || sv != nil && sv.saysReady
 }
 
 // spec collects what the worker inherits.
@@ -98,22 +106,30 @@ func (s *Supervisor) spec(g *generation, w *worker) (process.Spec, error) {
 		if w.given[l], err = l.Inode(int(w.slot)); err != nil {
 			return spec, err
 		}
-		spec.Files = append(spec.Files, fd)
-		lp := g.plan.Listeners[i]
-		socks = append(socks, protocol.Socket{Name: lp.Options.Name, Address: lp.Address.String()})
+		socks = append(socks, asSocket(g.plan.Listeners[i], l.Address(), fd))
+		if g.plan.Stdin == l.Name() {
+			spec.Stdin = fd
+		}
 	}
 	var err error
 	if w.out, err = s.opts.Output(int(w.gen), w.index); err != nil {
 		return spec, err
 	}
 	spec.Stdout, spec.Stderr = w.out.Stdout(), w.out.Stderr()
-	w.notify, err = protocol.OpenNotify(w.member, func(m protocol.Message) { s.post(func() { s.message(w, m) }) }, s.log)
+	w.link, err = s.hub.Open(g.choice, &protocol.Worker{
+		Generation: int(w.gen), Index: max(w.index, 0), Sockets: socks, Member: w.member,
+		On:  func(m protocol.Message) { s.post(func() { s.message(w, m) }) },
+		Log: s.log.With("generation", int(w.gen)),
+	})
 	if err != nil {
 		return spec, err
 	}
-	spec.Env = append(slices.Clone(g.release.Env()), protocol.Systemd(socks)...)
-	spec.Env = append(spec.Env, w.notify.Env(),
-		"BATON_GENERATION="+strconv.Itoa(int(w.gen)), "BATON_WORKER="+strconv.Itoa(max(w.index, 0)))
+	spec.Files = w.link.Files()
+	spec.Env = overlay(g.release.Env(), append(w.link.Env(),
+		"BATON_GENERATION="+strconv.Itoa(int(w.gen)), "BATON_WORKER="+strconv.Itoa(max(w.index, 0))))
+	if len(s.gens) == 1 {
+		w.link.Alone()
+	}
 	return spec, nil
 }
 
@@ -181,7 +197,7 @@ func (s *Supervisor) launched(w *worker, p *process.Process, err error) {
 	case w.killed:
 		_ = p.Kill() // gone already: Done tells
 	case w.drain:
-		_ = p.Signal(g.plan.DrainSignal) // the same
+		s.askToEnd(w)
 	default:
 		s.awaitReady(g, w)
 	}
@@ -244,6 +260,7 @@ func (s *Supervisor) gone(w *worker) {
 	reason := w.proc.Status().String()
 	if !w.drain {
 		g.tail = w.out.Tail()
+		g.hint = s.inTheWay(g, g.tail)
 	}
 	s.release(w)
 	s.step(machine.Exited{Worker: w.id, Reason: reason})
@@ -252,23 +269,55 @@ func (s *Supervisor) gone(w *worker) {
 // release frees what the launcher held for the worker.
 func (s *Supervisor) release(w *worker) {
 	w.cancel()
-	if w.notify != nil {
+	if w.link != nil {
 		// Nobody is left to write to it. Not here: it waits for a reader that may
 		// be waiting for this goroutine.
-		s.spawn(func() { _ = w.notify.Close() })
+		s.spawn(func() {
+			if err := w.link.Close(); err != nil {
+				s.log.Warn("a channel to a worker that is gone", "error", err)
+			}
+		})
 	}
 	delete(s.workers, w.id)
 	s.occupants.leave(w.slot, w.id)
 }
 
 func (s *Supervisor) signal(w *worker) {
-	g := s.gens[w.gen]
 	w.drain = true
-	if !w.running {
-		return // launched sends it
+	if w.running { // else launched does it
+		s.askToEnd(w)
 	}
-	_ = w.proc.Signal(g.plan.DrainSignal) // gone already: exited tells
-	s.emit(s.of(w, event.Event{Kind: event.Signalled, Message: fmt.Sprintf("sent %s to pid %d of generation %d", signalName(g.plan.DrainSignal), w.proc.PID(), w.gen)}))
+}
+
+// askToEnd tells a worker to finish: by a message, where its protocol has one and
+// it serves, and by its signal once it has finished; else by its signal at once.
+func (s *Supervisor) askToEnd(w *worker) {
+	var finished <-chan struct{}
+	if w.ready {
+		finished = w.link.Drain()
+	}
+	if finished == nil {
+		s.sendDrainSignal(w)
+		return
+	}
+	s.emit(s.of(w, event.Event{Kind: event.Signalled, Message: fmt.Sprintf("asked pid %d of generation %d to finish", w.proc.PID(), w.gen)}))
+	s.spawn(func() { // ends with the worker, or when it has finished
+		select {
+		case <-finished:
+			s.post(func() {
+				if s.workers[w.id] == w && !w.killed && !w.ended() {
+					s.sendDrainSignal(w)
+				}
+			})
+		case <-w.ctx.Done():
+		}
+	})
+}
+
+func (s *Supervisor) sendDrainSignal(w *worker) {
+	sig := s.gens[w.gen].plan.DrainSignal
+	_ = w.proc.Signal(sig) // gone already: exited tells
+	s.emit(s.of(w, event.Event{Kind: event.Signalled, Message: fmt.Sprintf("sent %s to pid %d of generation %d", signalName(sig), w.proc.PID(), w.gen)}))
 }
 
 func (s *Supervisor) kill(w *worker) {

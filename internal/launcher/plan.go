@@ -29,6 +29,8 @@ func plan(c *config.Config) (*handoff.Plan, error) {
 		ReadyDelay:    c.Handoff.ReadyDelay,
 		HandshakeWait: c.Handoff.HandshakeWait,
 		DrainSignal:   c.Handoff.DrainSignal(),
+		Protocols:     protocols(c),
+		Stdin:         c.Command.Stdin,
 		Policy: machine.Policy{
 			Workers:      1,
 			ReadyTimeout: c.Handoff.ReadyTimeout,
@@ -53,6 +55,17 @@ func plan(c *config.Config) (*handoff.Plan, error) {
 		p.Listeners = append(p.Listeners, lp)
 	}
 	return p, nil
+}
+
+// protocols are what the configuration says of them; "auto" is to name none.
+func protocols(c *config.Config) protocol.Settings {
+	s := protocol.Settings{ReadyFD: c.Handoff.ReadyFD, NodePreload: c.Node.Preload, NodeAnyPort: c.Node.AnyPort}
+	for _, name := range c.Handoff.Protocols {
+		if name != config.ProtocolsAuto {
+			s.Kinds = append(s.Kinds, protocol.Kind(name))
+		}
+	}
+	return s
 }
 
 // command begins with the launcher's environment, without what is meant for

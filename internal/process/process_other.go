@@ -5,6 +5,7 @@ package process
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"runtime"
 	"syscall"
@@ -31,6 +32,9 @@ func (r *Release) Args() []string { return nil }
 
 // Env is empty here.
 func (r *Release) Env() []string { return nil }
+
+// Open says that this system is not served.
+func (r *Release) Open() (io.ReadCloser, error) { return nil, missing("exec") }
 
 // Close does nothing here.
 func (r *Release) Close() error { return nil }
