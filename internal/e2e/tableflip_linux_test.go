@@ -47,6 +47,7 @@ func tableflipTarget(path string) error {
 	}
 	<-term
 	upg.Stop()
+	<-upg.Exit() // it has unlinked by then
 	return server.Shutdown(context.Background())
 }
 
