@@ -1,0 +1,63 @@
+package worker
+
+import (
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"time"
+)
+
+// A close with received bytes unread resets the connection (RFC 2525 section 2.17),
+// and the reset may destroy the answer on its way: a client that pipelines would lose
+// what was processed. So the last answer of a connection is followed by an end of
+// file, and what still comes is thrown away until the client has closed too (RFC 9112
+// section 9.6).
+
+// patience is how long a client may take for that.
+const patience = time.Second
+
+// hold makes net/http's close leave the socket open, by a second descriptor for it.
+// Without one (no descriptor left, no such system) the close is a plain one.
+func (t *conn) hold() {
+	raw := t.Conn
+	if c, ok := raw.(interface{ NetConn() net.Conn }); ok { // *tls.Conn
+		raw = c.NetConn()
+	}
+	c, ok := raw.(interface{ File() (*os.File, error) })
+	if !ok || t.tail != nil {
+		return
+	}
+	f, err := c.File()
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	if tail, err := net.FileConn(f); err == nil {
+		t.tail = tail
+	}
+}
+
+// gone follows net/http's own close, or a handler's Hijack.
+func (t *conn) gone(state http.ConnState) {
+	if t.tail != nil && state == http.StateClosed {
+		go t.linger() // ends after patience
+		return
+	}
+	if t.tail != nil {
+		t.tail.Close()
+	}
+	t.drain.conns.Delete(t.Conn)
+}
+
+// linger ends the connection from this side, and waits for the other.
+func (t *conn) linger() {
+	defer t.drain.conns.Delete(t.Conn)
+	defer t.tail.Close()
+	if c, ok := t.tail.(interface{ CloseWrite() error }); !ok || c.CloseWrite() != nil {
+		return // the client has reset it
+	}
+	if t.tail.SetReadDeadline(time.Now().Add(patience)) == nil {
+		_, _ = io.Copy(io.Discard, t.tail) // its errors are its ends
+	}
+}

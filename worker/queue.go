@@ -1,0 +1,75 @@
+package worker
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+)
+
+// errEmpty ends an accept loop whose queue is empty, in a drain. It must not be a
+// temporary error, after which net/http goes on.
+var errEmpty = errors.New("the accept queue is empty")
+
+// quiet is how long a draining listener must have had nothing to accept. An
+// accept(2) that finds nothing would do; this long, so that the goroutine surely
+// came to call it.
+const quiet = 200 * time.Millisecond
+
+// queue is a listener whose accept loop can be ended without losing what waits in
+// the accept queue: not by Close, which resets it, but when it has been emptied.
+type queue struct {
+	net.Listener
+	deadline  interface{ SetDeadline(time.Time) error }
+	accepting chan struct{} // closed at the first Accept
+	once      sync.Once
+
+	mu        sync.Mutex
+	finishing bool
+}
+
+func newQueue(l net.Listener) (*queue, error) {
+	d, ok := l.(interface{ SetDeadline(time.Time) error })
+	if !ok {
+		return nil, fmt.Errorf("serve %s: a %T cannot be drained, since it has no SetDeadline (for TLS set the server's TLSConfig)", l.Addr(), l)
+	}
+	return &queue{Listener: l, deadline: d, accepting: make(chan struct{})}, nil
+}
+
+// Accept returns errEmpty when finish was called and nothing is left.
+func (q *queue) Accept() (net.Conn, error) {
+	q.once.Do(func() { close(q.accepting) })
+	for {
+		last, err := q.extend()
+		if err != nil {
+			return nil, err
+		}
+		c, err := q.Listener.Accept()
+		var timeout net.Error
+		switch {
+		case err == nil || !errors.As(err, &timeout) || !timeout.Timeout():
+			return c, err
+		case last: // it waited, so it found nothing
+			return nil, errEmpty
+		}
+	}
+}
+
+// extend tells whether finish was called, and then gives the next accept its time.
+func (q *queue) extend() (finishing bool, err error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.finishing {
+		err = q.deadline.SetDeadline(time.Now().Add(quiet))
+	}
+	return q.finishing, err
+}
+
+// finish lets Accept return what is queued, and then errEmpty.
+func (q *queue) finish() error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.finishing = true
+	return q.deadline.SetDeadline(time.Unix(1, 0)) // wakes an Accept that waits
+}
