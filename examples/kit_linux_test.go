@@ -1,11 +1,13 @@
 package examples
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -34,16 +36,17 @@ type app struct {
 	*testkit.Launcher
 	t       *testing.T
 	example example
+	dir     string // its copy
 	port    int
 	last    int // generation that serves
 	from    int // line of the log after the one that said so
 	runs    []run
 }
 
-// run is load on the app.
+// run is load of one kind on the app.
 type run struct {
-	*load.Runner
-	kind load.Kind
+	kind    load.Kind
+	runners []*load.Runner
 }
 
 // start copies the example, builds it there, and runs baton on its configuration
@@ -55,13 +58,12 @@ func start(t *testing.T, e example) *app {
 			lack(t, "needs %s: %v", program, err)
 		}
 	}
-	a := &app{t: t, example: e, port: testkit.FreePort(t)}
-	dir := readable(t)
-	a.install(dir)
+	a := &app{t: t, example: e, dir: readable(t), port: testkit.FreePort(t)}
+	a.install()
 	if e.build != nil {
-		e.build(t, dir)
+		e.build(t, a.dir)
 	}
-	args := append([]string{"run", "--config", filepath.Join(dir, "baton.toml"), "--log", "json"}, e.flags...)
+	args := append([]string{"run", "--config", filepath.Join(a.dir, "baton.toml"), "--log", "json"}, e.flags...)
 	a.Launcher = testkit.Baton(t, args...)
 	a.serving(1)
 	return a
@@ -87,35 +89,34 @@ func readable(t *testing.T) string {
 	return dir
 }
 
-// fixed is the address that every example listens on.
+// fixed is the address that an example for HTTP listens on.
 const fixed = "127.0.0.1:8080"
 
-// install copies what git knows of the example, with a port of the test's own in
-// place of the fixed one, wherever a reader who wants another would change it.
-func (a *app) install(dir string) {
+// install copies the example, with a port of the test's own in place of the fixed
+// one, wherever a reader who wants another would change it.
+func (a *app) install() {
 	a.t.Helper()
-	err := os.CopyFS(dir, os.DirFS(a.example.dir))
-	if err != nil {
+	if err := os.CopyFS(a.dir, os.DirFS(a.example.dir)); err != nil {
 		a.t.Fatal(err)
 	}
+	from, to := cmp.Or(a.example.address, fixed), "127.0.0.1:"+strconv.Itoa(a.port)
 	changed := 0
-	err = filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+	err := filepath.WalkDir(a.dir, func(path string, d os.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() {
 			return err
 		}
 		text, err := os.ReadFile(path)
-		if err != nil || !strings.Contains(string(text), fixed) {
+		if err != nil || !strings.Contains(string(text), from) {
 			return err
 		}
 		changed++
-		mine := "127.0.0.1:" + strconv.Itoa(a.port)
-		return os.WriteFile(path, []byte(strings.ReplaceAll(string(text), fixed, mine)), 0o644)
+		return os.WriteFile(path, []byte(strings.ReplaceAll(string(text), from, to)), 0o644)
 	})
 	if err != nil {
 		a.t.Fatal(err)
 	}
 	if changed == 0 {
-		a.t.Fatalf("%s: no file has the address %s", a.example.dir, fixed)
+		a.t.Fatalf("%s: no file has the address %s", a.example.dir, from)
 	}
 }
 
@@ -132,22 +133,29 @@ func command(t *testing.T, dir string, words ...string) error {
 	return nil
 }
 
-// load begins to send requests; judge ends it.
-func (a *app) load(o load.Options) {
+// load begins to send requests, from as many runners as there are pauses between
+// two requests; judge ends it.
+func (a *app) load(o load.Options, pauses ...time.Duration) {
 	a.t.Helper()
 	o.Targets = []load.Target{{Network: "tcp4", Address: "127.0.0.1:" + strconv.Itoa(a.port)}}
-	o.Dial = a.example.dial
+	if a.example.dial != nil {
+		o.Dial = a.example.dial(a.dir)
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	a.t.Cleanup(cancel)
-	r, err := load.Start(ctx, o)
-	if err != nil {
-		a.t.Fatal(err)
+	r := run{kind: o.Kind}
+	for _, o.Pause = range pauses {
+		runner, err := load.Start(ctx, o)
+		if err != nil {
+			a.t.Fatal(err)
+		}
+		a.t.Cleanup(func() {
+			cancel()
+			<-runner.Done()
+		})
+		r.runners = append(r.runners, runner)
 	}
-	a.t.Cleanup(func() {
-		cancel()
-		<-r.Done()
-	})
-	a.runs = append(a.runs, run{r, o.Kind})
+	a.runs = append(a.runs, r)
 }
 
 // swap waits until the generation that serves has answered each kind of load, asks
@@ -155,9 +163,6 @@ func (a *app) load(o load.Options) {
 func (a *app) swap() {
 	a.t.Helper()
 	a.answered()
-	for _, r := range a.runs {
-		r.Mark()
-	}
 	a.HUP()
 	a.serving(a.last + 1)
 	if old := a.last - 1 - draining; old > 0 {
@@ -170,14 +175,18 @@ func (a *app) swap() {
 func (a *app) answered() {
 	a.t.Helper()
 	for _, r := range a.runs {
-		testkit.Wait(a.t, func() bool {
-			got := r.Result()
-			if a.example.nameless {
-				return len(got.ByPID) >= a.last
-			}
-			return got.ByGeneration[strconv.Itoa(a.last)] > 0
-		}, fmt.Sprintf("an answer of generation %d to a %v request", a.last, r.kind))
+		testkit.Wait(a.t, func() bool { return slices.ContainsFunc(r.runners, a.heard) }, fmt.Sprintf("an answer of generation %d to a %v request", a.last, r.kind))
 	}
+}
+
+// heard tells whether the generation that serves has answered the runner. By pid it
+// would be the newest of as many as there were generations.
+func (a *app) heard(r *load.Runner) bool {
+	got := r.Result()
+	if a.example.nameless {
+		return len(got.ByPID) >= a.last
+	}
+	return got.ByGeneration[strconv.Itoa(a.last)] > 0
 }
 
 // serving waits until the generation serves. A newcomer that does not get there is
