@@ -56,6 +56,7 @@ type Worker struct {
 	Generation int
 	Index      int // of the worker in its generation, from 0
 	Sockets    []Socket
+	Base       []string           // its environment so far, KEY=VALUE
 	Member     func(pid int) bool // is that a process of this worker, now?
 	On         func(Message)      // called from other goroutines, one message at a time
 	Log        *slog.Logger
@@ -90,6 +91,7 @@ type (
 // Hub is what protocols keep across workers and generations of one application.
 type Hub struct {
 	options HubOptions
+	node    nodeHub
 }
 
 // HubOptions are what a Hub needs from outside.
@@ -107,7 +109,7 @@ type HubOptions struct {
 func NewHub(o HubOptions) *Hub { return &Hub{options: o} }
 
 // Close removes what the Hub has put on disk. Links are closed before.
-func (h *Hub) Close() error { return nil }
+func (h *Hub) Close() error { return h.node.close() }
 
 // firstSocket is the number of a worker's first socket.
 const firstSocket = 3
@@ -207,4 +209,5 @@ type speaker func(*Hub, *Choice, *Worker) (channel, error)
 // speakers are all protocols there are.
 var speakers = map[Kind]speaker{
 	KindSystemd: openSystemd,
+	KindNode:    openNode,
 }
