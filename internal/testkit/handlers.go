@@ -42,6 +42,7 @@ func (w *worker) handler() http.Handler {
 	mux.HandleFunc("/upload", upload)
 	mux.HandleFunc("/pid", func(rw http.ResponseWriter, _ *http.Request) { fmt.Fprint(rw, os.Getpid()) })
 	mux.HandleFunc("/abuse", w.abuse)
+	mux.HandleFunc("/healthz", w.healthz)
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		rw.Header().Set(load.HeaderPID, strconv.Itoa(os.Getpid()))
 		if g := generation(); g != "" {
@@ -49,6 +50,20 @@ func (w *worker) handler() http.Handler {
 		}
 		mux.ServeHTTP(rw, r)
 	})
+}
+
+// healthz answers a probe and prints that it was asked.
+func (w *worker) healthz(rw http.ResponseWriter, r *http.Request) {
+	fmt.Printf("healthz of generation %s asked\n", generation())
+	asked := int(w.asked.Add(1))
+	switch left, err := strconv.Atoi(w.behave["health"]); {
+	case w.behave["health"] == "hang":
+		<-r.Context().Done()
+	case w.behave["health"] == "never", err == nil && asked <= left:
+		http.Error(rw, "the database is away", http.StatusServiceUnavailable)
+	default:
+		fmt.Fprintln(rw, "well")
+	}
 }
 
 func pattern(rw http.ResponseWriter) {

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -23,6 +24,7 @@ type worker struct {
 	server  *http.Server
 	term    chan os.Signal
 	failed  chan error
+	asked   atomic.Int64 // how often /healthz was
 
 	mu     sync.Mutex
 	leaked [][]byte

@@ -74,6 +74,9 @@ func Main() {
 //	                      leaves a child that holds the sockets, or its stdout and
 //	                      stderr; with ",session" it is in a session of its own
 //	notify=hostile        sends what no launcher wants before it says ready
+//	health=N              /healthz answers 503 N times and then 200; "never": always 503;
+//	                      "hang": never answers; default 200. Each question is printed:
+//	                      "healthz of generation G asked"
 //	leak=BYTES            allocates so much every 10 ms for ever
 //	listen=ADDR           listens there when it was given no sockets
 //	@FILE                 reads more of them from FILE, one per line, at each start
@@ -125,7 +128,7 @@ func parse(words []string) (behaviours, error) {
 var known = map[string]bool{"server": true, "ready": true, "delay": true, "lines": true, "exit": true,
 	"words": true, "crash": true, "term": true, "shutdown": true, "hang": true, "unlink": true, "port": true,
 	"child": true, "notify": true, "leak": true, "listen": true,
-	"stay": true}
+	"stay": true, "health": true}
 
 func (b behaviours) read(file string) error {
 	f, err := os.Open(file)
