@@ -8,14 +8,19 @@ import (
 	"time"
 )
 
-// errEmpty ends an accept loop whose queue is empty, in a drain. It must not be a
-// temporary error, after which net/http goes on.
+// errEmpty ends an accept loop in a drain. It must not be a temporary error, after
+// which net/http goes on.
 var errEmpty = errors.New("the accept queue is empty")
 
-// quiet is how long a draining listener must have had nothing to accept. An
-// accept(2) that finds nothing would do; this long, so that the goroutine surely
-// came to call it.
-const quiet = 200 * time.Millisecond
+const (
+	// quiet is how long a draining listener must have had nothing to accept. One
+	// accept(2) that finds nothing would do; this long, so that the goroutine surely
+	// came to call it.
+	quiet = 100 * time.Millisecond
+	// longest is when it is given up: where nobody steers, new connections do not end.
+	// A socket that others have open too keeps what is queued, so nothing is lost.
+	longest = time.Second
+)
 
 // queue is a listener whose accept loop can be ended without losing what waits in
 // the accept queue: not by Close, which resets it, but when it has been emptied.
@@ -25,8 +30,8 @@ type queue struct {
 	accepting chan struct{} // closed at the first Accept
 	once      sync.Once
 
-	mu        sync.Mutex
-	finishing bool
+	mu       sync.Mutex
+	finished time.Time // when finish was called
 }
 
 func newQueue(l net.Listener) (*queue, error) {
@@ -60,16 +65,19 @@ func (q *queue) Accept() (net.Conn, error) {
 func (q *queue) extend() (finishing bool, err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.finishing {
-		err = q.deadline.SetDeadline(time.Now().Add(quiet))
+	if q.finished.IsZero() {
+		return false, nil
 	}
-	return q.finishing, err
+	if time.Since(q.finished) > longest {
+		return true, errEmpty
+	}
+	return true, q.deadline.SetDeadline(time.Now().Add(quiet))
 }
 
 // finish lets Accept return what is queued, and then errEmpty.
 func (q *queue) finish() error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.finishing = true
+	q.finished = time.Now()
 	return q.deadline.SetDeadline(time.Unix(1, 0)) // wakes an Accept that waits
 }

@@ -30,9 +30,9 @@ const idleDefault = 5 * time.Second
 // Serve serves HTTP on the listeners, says ready once all of them are accepted from,
 // and when ctx ends or the process gets TERM drains and returns nil:
 //
-//   - What waits in the accept queues is accepted. A listener is closed when its queue
-//     has been empty for 0.2 s. Until then new connections are served as well; it is
-//     the launcher that sends them elsewhere.
+//   - What waits in the accept queues is accepted. A listener is closed when nothing
+//     has come for 0.1 s, after 1 s at the latest. Until then new connections are
+//     served as well; it is the launcher that sends them elsewhere.
 //   - Requests in flight are finished, however long they take. It is the launcher that
 //     sets a limit (drain_timeout in baton, TimeoutStopSec= in systemd).
 //   - Every open connection is left open until its next request, which is answered with
@@ -77,6 +77,9 @@ func (s *Server) Serve(ctx context.Context, ln ...net.Listener) error {
 	}
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM)
 	defer stop()
+	if c := s.HTTP.TLSConfig; c != nil {
+		r.tls = len(c.Certificates) > 0 || c.GetCertificate != nil || c.GetConfigForClient != nil
+	}
 	r.drain = newDrain(s.HTTP, s.Idle)
 	for _, q := range r.queues {
 		r.loops++
@@ -90,6 +93,7 @@ func (s *Server) Serve(ctx context.Context, ln ...net.Listener) error {
 type run struct {
 	server *Server
 	drain  *drain
+	tls    bool // as http.Server.ServeTLS decides it
 	queues []*queue
 	loops  int        // accept loops that were not yet heard of in ended
 	ended  chan error // how each ended
@@ -97,11 +101,11 @@ type run struct {
 
 // accept is net/http's accept loop. It ends by itself only with an error.
 func (r *run) accept(q *queue) error {
-	srv, err := r.server.HTTP, error(nil)
-	if c := srv.TLSConfig; c != nil && (len(c.Certificates) > 0 || c.GetCertificate != nil || c.GetConfigForClient != nil) {
-		err = srv.ServeTLS(q, "", "")
+	var err error
+	if r.tls {
+		err = r.server.HTTP.ServeTLS(q, "", "")
 	} else {
-		err = srv.Serve(q)
+		err = r.server.HTTP.Serve(q)
 	}
 	if errors.Is(err, errEmpty) {
 		return nil
