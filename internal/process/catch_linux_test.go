@@ -1,0 +1,320 @@
+//go:build amd64 || arm64
+
+package process
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+var launcherSignals = []syscall.Signal{
+	syscall.SIGHUP, syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT,
+	syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGTTIN, syscall.SIGTTOU,
+}
+
+func init() {
+	// Says who sent which signal, until the end of its stdin. With an argument it
+	// meanwhile does that.
+	targets["catch"] = func(args []string) {
+		if len(args) > 0 && args[0] == "nohup" {
+			signal.Ignore(syscall.SIGHUP)
+			exit(syscall.Exec("/proc/self/exe", append(os.Args[:1], "forking"), os.Environ()))
+		}
+		exit(Catch(func(c Caught) { fmt.Println(SignalName(c.Signal), c.PID) }, launcherSignals...))
+		fmt.Println("up")
+		if len(args) > 0 {
+			go pastime[args[0]]()
+		}
+		io.Copy(io.Discard, os.Stdin)
+	}
+}
+
+func exit(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		syscall.Exit(1)
+	}
+}
+
+// pastime is what a launcher does when signals come.
+var pastime = map[string]func(){
+	// What the runtime itself uses signals and threads for, on the smallest of stacks.
+	"busy": func() {
+		var deep func(n int) int
+		deep = func(n int) int {
+			if n == 0 {
+				return len(make([]byte, 100))
+			}
+			return deep(n-1) + 1
+		}
+		for range 4 {
+			go func() {
+				for {
+					var wg sync.WaitGroup
+					for i := range 100 {
+						wg.Go(func() { deep(i) })
+					}
+					runtime.GC()
+					wg.Wait()
+				}
+			}()
+		}
+	},
+	// Children in the same process group, which die of its signals or not.
+	"forking": func() {
+		for {
+			_ = exec.Command("true").Run()
+		}
+	},
+	"status": func() {
+		status, err := exec.Command("grep", "-E", "SigBlk|SigIgn", "/proc/self/status").Output()
+		exit(err)
+		fmt.Print(string(status))
+	},
+}
+
+// catcher is a process that has called Catch.
+func catcher(t *testing.T, args ...string) talk {
+	t.Helper()
+	p := start(t, resolve(t, target(t, "catch", args...)))
+	if got := p.line(t); got != "up" {
+		t.Fatalf("%q", got)
+	}
+	return p
+}
+
+func (k talk) says(t *testing.T, want string) {
+	t.Helper()
+	if got := k.line(t); got != want {
+		t.Fatalf("told %q, want %q", got, want)
+	}
+}
+
+func TestTheSenderOfASignalIsTold(t *testing.T) {
+	p := catcher(t)
+	for _, sig := range launcherSignals {
+		if err := syscall.Kill(p.PID(), sig); err != nil {
+			t.Fatal(err)
+		}
+		p.says(t, fmt.Sprint(SignalName(sig), " ", os.Getpid()))
+		// Another process, and the way to one thread alone.
+		sh := exec.Command("sh", "-c", fmt.Sprintf("kill -%s %d; echo $$", SignalName(sig), p.PID()))
+		out, err := sh.Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.says(t, SignalName(sig)+" "+strings.TrimSpace(string(out)))
+		if err := unix.Tgkill(p.PID(), p.PID(), sig); err != nil {
+			t.Fatal(err)
+		}
+		p.says(t, fmt.Sprint(SignalName(sig), " ", os.Getpid()))
+	}
+}
+
+// Two that are read apart are two, in their order.
+func TestSignalsKeepTheirOrderAndNumber(t *testing.T) {
+	p := catcher(t)
+	for range 500 {
+		for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGHUP, syscall.SIGTERM} {
+			if err := syscall.Kill(p.PID(), sig); err != nil {
+				t.Fatal(err)
+			}
+			p.says(t, fmt.Sprint(SignalName(sig), " ", os.Getpid()))
+		}
+	}
+}
+
+func TestWhatATerminalSendsHasNoSender(t *testing.T) {
+	pty, tty := terminal(t)
+	c := exec.Command(exe(t))
+	c.Env = append(os.Environ(), behaviour+"=catch")
+	c.Stdin, c.Stdout, c.Stderr = tty, tty, os.Stderr
+	c.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = c.Process.Kill() // it may have ended
+		_ = c.Wait()         // killed
+	})
+	if err := pty.SetReadDeadline(time.Now().Add(30 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(pty)
+	expect := func(want string) {
+		t.Helper()
+		for lines.Scan() {
+			if strings.HasSuffix(strings.TrimSpace(lines.Text()), want) { // behind the terminal's echo
+				return
+			}
+		}
+		t.Fatalf("no %q: %v", want, lines.Err())
+	}
+	expect("up")
+	for key, want := range map[string]string{"\x03": "INT 0", "\x1c": "QUIT 0"} {
+		if _, err := pty.WriteString(key); err != nil {
+			t.Fatal(err)
+		}
+		expect(want)
+	}
+}
+
+func TestAStopFromTheKeyboardStopsACatcherAsItDidBefore(t *testing.T) {
+	p := catcher(t)
+	if err := syscall.Kill(p.PID(), syscall.SIGTSTP); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the stop", func() bool { s, _, _ := readStat(p.PID()); return s.state == 'T' })
+	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGCONT} {
+		if err := syscall.Kill(p.PID(), sig); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.says(t, fmt.Sprint("TERM ", os.Getpid()))
+}
+
+// terminal is a new pseudo terminal (pty(7)): its keyboard and screen, and the device.
+func terminal(t *testing.T) (pty, tty *os.File) {
+	t.Helper()
+	pty, err := os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		t.Skip("needs a pseudo terminal: ", err)
+	}
+	t.Cleanup(func() { pty.Close() })
+	control, err := pty.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var number int
+	if err := control.Control(func(fd uintptr) {
+		if number, err = unix.IoctlGetInt(int(fd), unix.TIOCGPTN); err == nil {
+			err = unix.IoctlSetPointerInt(int(fd), unix.TIOCSPTLCK, 0)
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	tty, err = os.OpenFile("/dev/pts/"+strconv.Itoa(number), os.O_RDWR|syscall.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { tty.Close() })
+	return pty, tty
+}
+
+func TestASignalIsNotLostInAStormOfAnother(t *testing.T) {
+	p := catcher(t, "busy")
+	stop, told := make(chan struct{}), make(chan struct{}, 1)
+	var wg sync.WaitGroup
+	sent := 0
+	wg.Go(func() { // ends with stop
+		for ; ; sent++ {
+			select {
+			case <-stop:
+				return
+			default:
+				_ = syscall.Kill(p.PID(), syscall.SIGUSR1) // it is gone when the test has failed
+			}
+		}
+	})
+	wg.Go(func() { // ends with the process's output
+		for lines := bufio.NewScanner(p.out); lines.Scan(); {
+			if strings.HasPrefix(lines.Text(), "TERM ") {
+				told <- struct{}{}
+			}
+		}
+	})
+	for i := range 50 {
+		if err := syscall.Kill(p.PID(), syscall.SIGTERM); err != nil {
+			t.Error(err)
+			break
+		}
+		select {
+		case <-told:
+		case <-time.After(30 * time.Second):
+			t.Errorf("TERM %d was not told", i)
+		}
+	}
+	close(stop)
+	p.in.Close()
+	<-p.Done()
+	wg.Wait()
+	t.Logf("among %d USR1", sent)
+}
+
+// Between fork and exec a child shares the launcher's memory and, for a moment, its
+// handlers: what it is sent is not the launcher's. HUP ignored from the start, as
+// under nohup, is where Go's runtime does not reset it in the child.
+func TestASignalToAChildIsNotTakenForOnesOwn(t *testing.T) {
+	p := catcher(t, "nohup")
+	for i := range 2000 {
+		if err := syscall.Kill(-p.PID(), syscall.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+		p.says(t, fmt.Sprint("HUP ", os.Getpid()))
+		if err := syscall.Kill(p.PID(), syscall.SIGUSR1); err != nil {
+			t.Fatal(err)
+		}
+		if got := p.line(t); !strings.HasPrefix(got, "USR1") {
+			t.Fatalf("HUP %d was told twice: %q", i, got)
+		}
+	}
+}
+
+// The children of a process that catches signals begin with none ignored and none
+// blocked, also those that os/exec starts.
+func TestChildrenOfACatcherHaveTheirSignals(t *testing.T) {
+	p := catcher(t, "status")
+	for _, want := range []string{"SigBlk", "SigIgn"} {
+		p.says(t, want+":\t0000000000000000")
+	}
+}
+
+func TestARecordNamesNoSenderWhereTheKernelHasNone(t *testing.T) {
+	for code, want := range map[int32]int{
+		siUser: 77, siQueue: 77, siTkill: 77,
+		-2: 0, 0x80: 0, 1: 0, // SI_TIMER, SI_KERNEL, POLL_IN: the field means something else
+	} {
+		head := [6]int32{int32(syscall.SIGHUP), 0, code, 0, 77, 1000}
+		got := parseRecord(*(*[record]byte)(unsafe.Pointer(&head)))
+		if got != (Caught{syscall.SIGHUP, want}) {
+			t.Errorf("code %d: %+v", code, got)
+		}
+	}
+}
+
+func TestADescendantIsFoundAndAStrangerIsNot(t *testing.T) {
+	p := start(t, resolve(t, target(t, "parent", "stay")))
+	child, err := strconv.Atoi(p.line(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for pid, want := range map[int]bool{p.PID(): true, child: true, os.Getpid(): false, os.Getppid(): false, 1: false, 0: false} {
+		if got := Descends(pid); got != want {
+			t.Errorf("Descends(%d) is %v", pid, got)
+		}
+	}
+	if err := p.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	<-p.Done()
+	if Descends(p.PID()) {
+		t.Error("one that was waited for still descends")
+	}
+}

@@ -1,0 +1,6 @@
+//go:build !linux
+
+package process
+
+// Descends is false here.
+func Descends(int) bool { return false }
