@@ -15,12 +15,13 @@ type base struct {
 	addr  Address  // with the port that was bound
 	at    endpoint // the same in the kernel's terms
 	found *findings
+	ports *ports // that connections of the launcher's own come from
 	log   *slog.Logger
 }
 
 func newBase(a Address, at endpoint, o Options) base {
 	a.Port = int(at.port)
-	return base{name: o.Name, addr: a, at: at, found: newFindings(o.Name), log: o.logger().With("listener", o.Name)}
+	return base{name: o.Name, addr: a, at: at, found: newFindings(o.Name), ports: new(ports), log: o.logger().With("listener", o.Name)}
 }
 
 func (b *base) Name() string             { return b.name }

@@ -18,6 +18,7 @@ import (
 	"errors"
 	"io/fs"
 	"log/slog"
+	"net"
 	"net/netip"
 )
 
@@ -116,7 +117,7 @@ type Finding struct {
 // errShareNonBlocking is what Apply says of a change in shared mode.
 var errShareNonBlocking = errors.New("nonblocking cannot be changed while all generations share the open socket")
 
-// ErrNoProof is returned by Probe where the kernel gives no sign of acceptance.
+// ErrNoProof is returned by Probe and Dial where the kernel gives no sign of acceptance.
 var ErrNoProof = errors.New("no proof of acceptance for this kind of socket")
 
 // ErrNoSlot is returned for a slot that was not reserved.
@@ -183,6 +184,18 @@ type Listener interface {
 	// counts only if owner claims the accepted socket's inode; when steered
 	// owner may be nil. For udp it returns ErrNoProof.
 	Probe(ctx context.Context, slot int, owner func(inode uint64) bool) error
+	// Dial returns a connection of the launcher's own that reaches exactly slot,
+	// steered to or not, for a probe that talks; ctx bounds the dialling, not the
+	// connection. When steered it does not wait for acceptance, and owner may be
+	// nil. In shared mode it connects until owner claims the inode of the accepted
+	// socket, so each of the others may see connections that carry nothing; it
+	// returns ErrNoProof without an owner, and where the worker accepts only what
+	// has sent something (TCP_DEFER_ACCEPT). For udp it returns ErrNoProof.
+	//
+	// The connection has CloseWrite. Close returns at once and lets the worker
+	// close first for a moment, so that it sees no reset; when the Listener
+	// closes, its goodbyes are cut short.
+	Dial(ctx context.Context, slot int, owner func(inode uint64) bool) (net.Conn, error)
 	// Refuse makes slot ignore new connections while what it has queued can
 	// still be accepted: the last step before Close at a full stop. A client
 	// ignored repeats its SYN, and is refused once the slot is closed. Reserve

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"sync"
 	"time"
 
 	"baton/internal/socket/diag"
@@ -19,11 +18,14 @@ type prober struct {
 	*base
 	origin  netip.Addr
 	done    <-chan struct{}                                       // the listener is closing
-	running *sync.WaitGroup                                       // what Close waits for; the caller has added itself
+	hold    func() (let func(), ok bool)                          // Close waits until let; false once it has begun
 	isolate func(from netip.AddrPort) (release func(), err error) // nil: the connection may go anywhere
+	landing bool                                                  // no acceptance is waited for: it is enough that the handshake is the slot's
 	owner   func(inode uint64) bool                               // nil: any acceptance will do
 	defers  func() bool                                           // the slot has TCP_DEFER_ACCEPT
 	left    func(from netip.AddrPort)                             // told of a connection that may still be queued; or nil
+	gone    func(from netip.AddrPort)                             // told that it is not; or nil
+	keep    func(fd int, from netip.AddrPort) error               // takes the connection over; nil: it is closed
 }
 
 const (
@@ -38,6 +40,12 @@ const (
 	// partingPatience is how long a worker may take to close the probe's
 	// connection, so that no reset disturbs it.
 	partingPatience = time.Second
+	// partingBytes is how much a worker that still sends may send meanwhile.
+	partingBytes = 1 << 20
+	// courtesy is how long a worker that was talked to may take to close first,
+	// as it does after an answer with Connection: close. Whoever closes first
+	// keeps the pair of ports in TIME_WAIT.
+	courtesy = 100 * time.Millisecond
 )
 
 // verdict is what became of one connection.
@@ -60,10 +68,17 @@ func (p *prober) run(ctx context.Context, slot int) error {
 			pause = min(2*pause, lastLook)
 		}
 		if err != nil {
-			if ctx.Err() != nil {
-				err = fmt.Errorf("no connection was accepted: %w", ctx.Err())
+			doing, what := "probe", "no connection was accepted"
+			if p.keep != nil {
+				doing = "dial"
 			}
-			return p.fail(fmt.Sprintf("probe slot %d of", slot), err)
+			if p.landing {
+				what = "no connection came about"
+			}
+			if ctx.Err() != nil {
+				err = fmt.Errorf("%s: %w", what, ctx.Err())
+			}
+			return p.fail(fmt.Sprintf("%s slot %d of", doing, slot), err)
 		}
 	}
 }
@@ -81,13 +96,28 @@ func (p *prober) sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// attempt makes one connection and watches it.
+// attempt makes one connection, watches it, and keeps or closes it.
 func (p *prober) attempt(ctx context.Context) (verdict, error) {
-	fd, from, err := p.at.client(p.origin)
+	fd, from, reused, err := p.ports.client(p.at, p.origin)
 	if err != nil {
 		return again, err
 	}
-	defer p.part(fd)
+	v, err := p.connect(ctx, fd, from)
+	if reused && errors.Is(err, unix.EADDRNOTAVAIL) {
+		unix.Close(fd) // the last connection between these ports is not over for the kernel
+		return again, nil
+	}
+	if err == nil && v == accepted && p.keep != nil {
+		return v, p.keep(fd, from)
+	}
+	p.part(fd, from, 0)
+	return v, err
+}
+
+// connect lets the connection begin, isolated where that is asked for, and
+// returns when there is a verdict. Until then the rule that isolates it stays:
+// with SYN cookies the slot is chosen when the handshake ends, not before.
+func (p *prober) connect(ctx context.Context, fd int, from netip.AddrPort) (verdict, error) {
 	if p.isolate != nil {
 		release, err := p.isolate(from)
 		if err != nil {
@@ -128,7 +158,7 @@ func (p *prober) await(ctx context.Context, fd int, from netip.AddrPort) (verdic
 		case state == answered && p.owner == nil:
 			return accepted, nil
 		}
-		if state == open && !asked && p.defers() {
+		if state == open && !asked && p.keep == nil && p.defers() {
 			asked = true
 			// An error shows at the next look.
 			_, _ = unix.Write(fd, []byte("GET / HTTP/1.0\r\n\r\n"))
@@ -138,6 +168,10 @@ func (p *prober) await(ctx context.Context, fd int, from netip.AddrPort) (verdic
 			return again, err
 		}
 		switch {
+		case ok && p.landing && state != connecting:
+			return accepted, nil // the other end exists, and so has its slot
+		case !ok && p.landing && time.Since(began) > patience:
+			return again, nil // a SYN cookie whose ACK found the queue full
 		case ok && s.Inode != 0 && (p.owner == nil || p.owner(s.Inode)), ok && s.Orphaned() && p.owner == nil:
 			return accepted, nil
 		case ok && s.Inode != 0 && taken.IsZero():
@@ -186,32 +220,64 @@ func observe(fd int) (clientState, error) {
 	return reset, nil
 }
 
-// part closes the probe's connection without a reset: it says that nothing
-// more will come and waits, in a goroutine of its own, until the worker has
-// closed its side too. The goroutine ends after partingPatience or with the
-// listener.
-func (p *prober) part(fd int) {
-	if s, err := observe(fd); err != nil || s == connecting || s == reset || unix.Shutdown(fd, unix.SHUT_WR) != nil {
+// part closes a connection of ours, in a goroutine of its own, and gives its
+// port back. The goroutine ends when the worker has closed its side too, after
+// partingPatience and what it is given to close first, or with the listener.
+func (p *prober) part(fd int, from netip.AddrPort, first time.Duration) {
+	if s, err := observe(fd); err != nil || s == connecting || s == reset {
 		unix.Close(fd) // there is no connection to part from
 		return
 	}
-	p.running.Add(1)
+	let, ok := p.hold()
+	if !ok {
+		unix.Close(fd) // a listener that closes waits for nobody's goodbye
+		return
+	}
 	go func() {
-		defer p.running.Done()
-		defer unix.Close(fd) // whatever it says, the connection is over
-		ctx, cancel := context.WithTimeout(context.Background(), partingPatience)
-		defer cancel()
-		buf := make([]byte, 4096)
-		for {
-			n, err := unix.Read(fd, buf)
-			if n == 0 && err == nil || err != nil && !errors.Is(err, unix.EAGAIN) {
-				return
-			}
-			if err != nil && p.sleep(ctx, lastLook) != nil {
-				return
+		defer let()
+		if !goodbye(fd, p.done, first) {
+			return
+		}
+		if p.gone != nil {
+			p.gone(from)
+		}
+		p.ports.give(from.Port())
+	}()
+}
+
+// goodbye closes fd without a reset: it says that nothing more will come, at
+// once or when the other end has not closed within first, waits until it has,
+// and reads what it still sends. It tells whether the other end has closed.
+func goodbye(fd int, done <-chan struct{}, first time.Duration) bool {
+	defer unix.Close(fd) // whatever it says, the connection is over
+	began, said, read := time.Now(), false, 0
+	tick := time.NewTicker(lastLook)
+	defer tick.Stop()
+	buf := make([]byte, 16<<10)
+	for read < partingBytes {
+		if !said && time.Since(began) >= first {
+			said = true
+			if unix.Shutdown(fd, unix.SHUT_WR) != nil {
+				return false // reset
 			}
 		}
-	}()
+		n, err := unix.Read(fd, buf)
+		switch {
+		case n == 0 && err == nil:
+			return true
+		case err == nil:
+			read += n
+			continue
+		case !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR), time.Since(began) > first+partingPatience:
+			return false
+		}
+		select {
+		case <-tick.C:
+		case <-done:
+			return false
+		}
+	}
+	return false
 }
 
 func defersAccept(fd int) bool {

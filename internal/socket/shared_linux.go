@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"sync"
 
@@ -257,10 +258,26 @@ func (l *shared) replace() error {
 
 // Probe connects until the worker that owner knows was the one to accept.
 func (l *shared) Probe(ctx context.Context, slot int, owner func(inode uint64) bool) error {
-	if !l.at.stream || owner == nil {
-		return l.fail("probe", ErrNoProof)
+	return l.probe(ctx, slot, "probe", l.prober(owner))
+}
+
+// Dial is Probe that keeps the connection. Where the worker has
+// TCP_DEFER_ACCEPT it will not accept before a request has come, and none can be
+// sent before it is known who accepts.
+func (l *shared) Dial(ctx context.Context, slot int, owner func(inode uint64) bool) (net.Conn, error) {
+	if l.at.stream && l.defers() {
+		return nil, l.fail("dial", fmt.Errorf("%w before a request: TCP_DEFER_ACCEPT is set", ErrNoProof))
 	}
-	err := l.with(slot, "probe", func() error {
+	p := l.prober(owner)
+	return p.dial(func() error { return l.probe(ctx, slot, "dial", p) })
+}
+
+// probe lets p run, from each address that may do.
+func (l *shared) probe(ctx context.Context, slot int, doing string, p *prober) error {
+	if !l.at.stream || p.owner == nil {
+		return l.fail(doing, ErrNoProof)
+	}
+	err := l.with(slot, doing, func() error {
 		l.probes.Add(1)
 		return nil
 	})
@@ -268,7 +285,6 @@ func (l *shared) Probe(ctx context.Context, slot int, owner func(inode uint64) b
 		return err
 	}
 	defer l.probes.Done()
-	p := prober{base: &l.base, done: l.done, running: &l.probes, owner: owner, defers: l.defers}
 	for _, p.origin = range l.origins {
 		// An address the machine does not have fails at once, the other one may do.
 		if err = p.run(ctx, slot); !unavailable(err) {
@@ -276,6 +292,21 @@ func (l *shared) Probe(ctx context.Context, slot int, owner func(inode uint64) b
 		}
 	}
 	return err
+}
+
+func (l *shared) prober(owner func(inode uint64) bool) *prober {
+	return &prober{base: &l.base, done: l.done, hold: l.hold, owner: owner, defers: l.defers}
+}
+
+// hold keeps Close waiting until let is called.
+func (l *shared) hold() (let func(), ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return nil, false
+	}
+	l.probes.Add(1)
+	return l.probes.Done, true
 }
 
 func (l *shared) defers() bool {

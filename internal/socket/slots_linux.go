@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 
@@ -167,10 +168,21 @@ func checkTable(table []Share, exists func(slot int) bool) error {
 }
 
 func (g *steered) Probe(ctx context.Context, slot int, _ func(inode uint64) bool) error {
+	return g.probe(ctx, slot, "probe", g.prober(slot, func() error { return g.attach() }))
+}
+
+func (g *steered) Dial(ctx context.Context, slot int, _ func(inode uint64) bool) (net.Conn, error) {
+	p := g.prober(slot, g.maintain)
+	p.landing = true
+	return p.dial(func() error { return g.probe(ctx, slot, "dial", p) })
+}
+
+// probe lets p run, unless there is no such slot.
+func (g *steered) probe(ctx context.Context, slot int, doing string, p *prober) error {
 	if !g.at.stream {
-		return g.fail("probe", ErrNoProof)
+		return g.fail(doing, ErrNoProof)
 	}
-	err := g.with(slot, "probe", func(*member) error {
+	err := g.with(slot, doing, func(*member) error {
 		g.probes.Add(1)
 		return nil
 	})
@@ -178,29 +190,50 @@ func (g *steered) Probe(ctx context.Context, slot int, _ func(inode uint64) bool
 		return err
 	}
 	defer g.probes.Done()
-	p := prober{
-		base: &g.base, origin: g.origin, done: g.done, running: &g.probes,
+	return p.run(ctx, slot)
+}
+
+// prober reaches the slot by a rule that force puts in force: attach at once, or
+// maintain after a look whether the order of the group is still what it was.
+func (g *steered) prober(slot int, force func() error) *prober {
+	return &prober{
+		base: &g.base, origin: g.origin, done: g.done, hold: g.hold,
 		defers: func() bool { return g.defers(slot) },
 		left: func(from netip.AddrPort) {
 			g.mu.Lock()
 			defer g.mu.Unlock()
 			g.leftover[slot] = append(g.leftover[slot], from)
 		},
+		gone: func(from netip.AddrPort) {
+			g.mu.Lock()
+			defer g.mu.Unlock()
+			g.leftover[slot] = slices.DeleteFunc(g.leftover[slot], func(f netip.AddrPort) bool { return f == from })
+		},
 		isolate: func(from netip.AddrPort) (func(), error) {
-			if err := g.isolate(slot, from); err != nil {
+			if err := g.isolate(slot, from, force); err != nil {
 				return nil, err
 			}
 			return func() { g.release(from) }, nil
 		},
 	}
-	return p.run(ctx, slot)
+}
+
+// hold keeps Close waiting until let is called.
+func (g *steered) hold() (let func(), ok bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return nil, false
+	}
+	g.probes.Add(1)
+	return g.probes.Done, true
 }
 
 // isolate sends what comes from from to the slot until release.
-func (g *steered) isolate(slot int, from netip.AddrPort) error {
+func (g *steered) isolate(slot int, from netip.AddrPort, force func() error) error {
 	return g.with(slot, "probe", func(*member) error {
 		g.isolated[from] = slot
-		err := g.attach()
+		err := force()
 		if err != nil {
 			delete(g.isolated, from)
 		}

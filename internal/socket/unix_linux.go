@@ -41,6 +41,9 @@ type unixListener struct {
 	found   *findings
 	watch   *unixWatch
 
+	done     chan struct{}  // closed by Close
+	partings sync.WaitGroup // goodbyes of dialed connections; added to under mu
+
 	mu     sync.Mutex // never held while waiting for a worker
 	o      Options
 	place  *unixPlace
@@ -72,7 +75,7 @@ func (s *unixSlot) link() string { return strconv.Itoa(s.number) }
 
 func listenUnix(ctx context.Context, a Address, o Options) (Listener, error) {
 	l := &unixListener{name: o.Name, address: a, o: o,
-		log: o.logger().With("listener", o.Name), found: newFindings(o.Name),
+		log: o.logger().With("listener", o.Name), found: newFindings(o.Name), done: make(chan struct{}),
 		slots: make(map[int]*unixSlot), bound: make(map[string]bool), told: make(map[int]bool)}
 	err := ctx.Err()
 	if err == nil {
@@ -444,7 +447,9 @@ func (l *unixListener) Close() error {
 		return l.fail("close", ErrClosed)
 	}
 	l.closed = true
+	close(l.done)
 	l.mu.Unlock()
+	l.partings.Wait()
 	if l.watch != nil {
 		l.watch.close() // it may be waiting for l.mu, and finds l.closed
 	}

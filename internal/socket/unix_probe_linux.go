@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"time"
 
@@ -16,6 +17,10 @@ const (
 	probePause    = time.Millisecond
 	maxProbePause = 20 * time.Millisecond
 )
+
+// unixEnded is RCV_SHUTDOWN (include/net/sock.h): nothing more will come, as when
+// the other end is closed.
+const unixEnded = 1
 
 // Pending is the length of the accept queue. Who connected and left again
 // before being accepted still counts.
@@ -54,7 +59,7 @@ func (s *unixSlot) unaccepted() (int, error) {
 		if err != nil {
 			return 0, err
 		}
-		if d.Peer == 0 && d.Shutdown == 0 {
+		if d.Peer == 0 && d.Shutdown&unixEnded == 0 {
 			still = append(still, fd)
 		}
 	}
@@ -116,14 +121,52 @@ func (l *unixListener) Connections(owner func(inode uint64) bool) (int, error) {
 // that it reaches the slot whether the path leads there or not. The connection
 // carries nothing and is closed as soon as it was accepted.
 func (l *unixListener) Probe(ctx context.Context, number int, owner func(inode uint64) bool) error {
+	return l.insist(ctx, number, "probe", func() error {
+		fd, inode, err := l.prove(ctx, number, owner)
+		if err == nil {
+			unix.Close(fd) // it carried nothing
+		} else if fd >= 0 {
+			l.abandon(ctx, number, inode, fd)
+		}
+		return err
+	})
+}
+
+// Dial connects as Probe does and keeps the connection; when steered, whether it
+// was accepted or waits in the slot's queue.
+func (l *unixListener) Dial(ctx context.Context, number int, owner func(inode uint64) bool) (net.Conn, error) {
+	if l.reason != "" && owner == nil {
+		return nil, l.fail("dial", ErrNoProof)
+	}
+	var c net.Conn
+	err := l.insist(ctx, number, "dial", func() (err error) {
+		var fd int
+		var inode uint64
+		if l.reason == "" {
+			fd, inode, err = l.connect(number)
+		} else {
+			fd, inode, err = l.prove(ctx, number, owner)
+		}
+		if err == nil {
+			c, err = takeOver(fd, func(fd int) { l.part(number, inode, fd) })
+		} else if fd >= 0 {
+			l.abandon(ctx, number, inode, fd)
+		}
+		return err
+	})
+	return c, err
+}
+
+// insist repeats try until it succeeds or ctx ends.
+func (l *unixListener) insist(ctx context.Context, number int, doing string, try func() error) error {
 	var last error
 	for pause := probePause; ; pause = min(2*pause, maxProbePause) {
-		err := l.probe(ctx, number, owner)
+		err := try()
 		switch {
 		case err == nil:
 			return nil
 		case errors.Is(err, ErrClosed) || errors.Is(err, ErrNoSlot):
-			return l.fail("probe", err)
+			return l.fail(doing, err)
 		case ctx.Err() == nil:
 			last = err
 		}
@@ -131,29 +174,56 @@ func (l *unixListener) Probe(ctx context.Context, number int, owner func(inode u
 			if last != nil {
 				late = fmt.Errorf("%w (%w)", late, last)
 			}
-			return l.fail(fmt.Sprintf("probe slot %d of", number), late)
+			return l.fail(fmt.Sprintf("%s slot %d of", doing, number), late)
 		}
 	}
 }
 
-// probe makes one connection and returns nil when it was accepted, in shared mode
+// prove makes one connection and returns nil when it was accepted, in shared mode
 // by owner. The connection stays open while owner looks: a worker closes its end
-// as soon as this one is closed, and then nobody owns it.
-func (l *unixListener) probe(ctx context.Context, number int, owner func(inode uint64) bool) error {
-	fd, inode, err := l.connect(number)
-	if err != nil {
-		return err
+// as soon as this one is closed, and then nobody owns it. With an error fd is -1,
+// or a connection to abandon.
+func (l *unixListener) prove(ctx context.Context, number int, owner func(inode uint64) bool) (fd int, inode uint64, err error) {
+	if fd, inode, err = l.connect(number); err != nil {
+		return -1, 0, err
 	}
 	accepted, err := acceptance(ctx, fd)
 	if err == nil && l.reason != "" && owner != nil && !owner(accepted) {
 		err = errors.New("accepted by another worker")
 	}
-	if err != nil && ctx.Err() != nil {
+	return fd, inode, err
+}
+
+// abandon ends what came of a try that failed.
+func (l *unixListener) abandon(ctx context.Context, number int, inode uint64, fd int) {
+	if ctx.Err() != nil {
 		l.giveUp(number, inode, fd)
 	} else {
 		unix.Close(fd) // it carried nothing
 	}
-	return err
+}
+
+// part closes a connection that Dial had returned: in a goroutine of its own, so
+// that the worker sees no reset when it still sends, or with the queue it is in.
+// The goroutine ends as goodbye does.
+func (l *unixListener) part(number int, inode uint64, fd int) {
+	client, err := socketInode(fd)
+	if err == nil {
+		var s diag.UnixSock
+		if s, err = seen(client); err == nil && s.Peer == 0 && s.Shutdown&unixEnded == 0 {
+			// So that whoever accepts it finds its end; an error, that it has gone.
+			_ = unix.Shutdown(fd, unix.SHUT_WR)
+			l.giveUp(number, inode, fd)
+			return
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		unix.Close(fd) // a listener that closes waits for nobody's goodbye
+		return
+	}
+	l.partings.Go(func() { goodbye(fd, l.done, courtesy) })
 }
 
 // acceptance waits until the connection has been accepted.
