@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -256,3 +257,13 @@ func get(t *testing.T, network, address, url string) (a answer) {
 }
 
 func port(n int) string { return fmt.Sprintf("PORT=%d", n) }
+
+// script writes a program for one test.
+func script(t *testing.T, name, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}

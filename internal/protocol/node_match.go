@@ -173,12 +173,10 @@ func (s *nodeSocket) fit(a nodeAsk) int {
 	switch {
 	case here == asked:
 		return 6
-	case asked.IsUnspecified() && wide && (sameFamily || a.address == ""):
+	case asked.IsUnspecified() && wide && (sameFamily || a.address == ""), wide && sameFamily:
 		return 5
-	case asked.IsUnspecified() && wide:
+	case asked.IsUnspecified() && wide, wide && asked.Is4(): // the wildcard of IPv6 takes both
 		return 4
-	case wide && (sameFamily || asked.Is4()): // the wildcard of IPv6 takes both
-		return 3
 	case here.IsLoopback() && asked.IsLoopback(), wide && asked.IsLoopback():
 		return 2
 	case asked.IsUnspecified():
