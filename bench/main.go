@@ -51,6 +51,7 @@ var parts = []part{
 	{"times", times},
 	{"memory", memory},
 	{"peers", peers},
+	{"pm2", pm2},
 }
 
 func main() {
