@@ -75,9 +75,13 @@ var crowds = []crowd{
 	{load.KeepAlive, 8, 10 * time.Millisecond},
 }
 
-// calm is before the first reload and after each: a new worker is slow at first,
-// and that belongs to nobody's reload but the one it came with.
-const calm = time.Second
+// What counts as during a reload lasts at least for span from its request, on both
+// sides: a new worker is slow at first, and a reload that is over sooner has no
+// fewer of these requests. Between two of them, and at both ends, lies calm.
+const (
+	span = 2 * time.Second
+	calm = time.Second
+)
 
 // outcome is what one half of a pair found.
 type outcome struct {
@@ -184,7 +188,11 @@ func (o *outcome) underLoad(ctx context.Context, s side, address string, reloads
 		if err := s.reload(ctx); err != nil {
 			return err
 		}
-		o.reloads = append(o.reloads, milliseconds(time.Since(began)))
+		took := time.Since(began)
+		o.reloads = append(o.reloads, milliseconds(took))
+		if err := rest(ctx, span-took); err != nil {
+			return err
+		}
 		each(runners, (*load.Runner).Settle)
 	}
 	if err := rest(ctx, calm); err != nil {
