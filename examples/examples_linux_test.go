@@ -1,6 +1,9 @@
 package examples
 
 import (
+	"encoding/json"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -38,8 +41,42 @@ type example struct {
 var quick = []string{"--drain-delay", "200ms"}
 
 var table = []example{
+	{dir: "go-plain", build: goServer("go-plain"), flags: quick},
+	{dir: "go-worker", build: goServer("go-worker"), flags: quick, politely: true},
+	{dir: "go-systemd", build: goServer("go-systemd"), flags: quick},
 	{dir: "python-asyncio", needs: []string{"python3"}, flags: quick},
 	{dir: "gunicorn", needs: []string{"gunicorn"}, flags: quick},
+	{dir: "java", needs: []string{"java", "javac"}, build: compileJava, flags: quick},
+}
+
+// goServer builds in the folder itself, since only there does the module know its
+// imports, but from the copies of its files, which have the test's port.
+func goServer(folder string) func(*testing.T, string) {
+	return func(t *testing.T, dir string) {
+		from, err := filepath.Abs(folder)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var overlay struct{ Replace map[string]string } // see go help build
+		overlay.Replace = map[string]string{filepath.Join(from, "main.go"): filepath.Join(dir, "main.go")}
+		text, err := json.Marshal(overlay)
+		if err != nil {
+			t.Fatal(err)
+		}
+		list := filepath.Join(t.TempDir(), "overlay.json")
+		if err := os.WriteFile(list, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := command(t, folder, "go", "build", "-overlay", list, "-o", filepath.Join(dir, "server"), "."); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func compileJava(t *testing.T, dir string) {
+	if err := command(t, dir, "javac", "Server.java"); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func TestEachExampleIsSwappedWithoutLoss(t *testing.T) {
