@@ -71,7 +71,11 @@ var rooms = []room{
 	{dir: "internal/testkit/wire", may: []string{"internal/testkit"}},
 	{dir: "internal/testkit", may: []string{"internal/load", "internal/process"}},
 	{dir: "examples"}, // not one line but for its tests
-	{dir: "worker"},   // for other people's servers: nothing of ours, nothing of others
+	{dir: "examples/go-plain"},
+	{dir: "examples/go-systemd"},
+	{dir: "examples/go-tableflip"},
+	{dir: "examples/go-worker", may: []string{"worker"}},
+	{dir: "worker"}, // for other people's servers: nothing of ours, nothing of others
 	{dir: "bench", may: []string{"internal/event", "internal/load"}},
 	{dir: "bench/server"},
 }
@@ -85,7 +89,7 @@ var forTests = []string{"internal/event", "internal/load", "internal/process", "
 var owners = map[string][]string{
 	"github.com/urfave/cli/v2":        {"internal/cli"},
 	"github.com/BurntSushi/toml":      {"internal/config"},
-	"github.com/cloudflare/tableflip": {"internal/upgrade", "tests"},
+	"github.com/cloudflare/tableflip": {"internal/upgrade", "examples/go-tableflip", "tests"},
 	"github.com/lmittmann/tint":       {"internal/launcher", "internal/cli"},
 	"github.com/google/renameio/v2":   {"internal/cli", "internal/control", "internal/launcher", "internal/upgrade"},
 	"github.com/mdlayher/netlink":     {"internal/socket", "internal/socket/diag"},
@@ -105,7 +109,7 @@ var owners = map[string][]string{
 	"charm.land/bubbletea/v2":           {"internal/tui"},
 	"charm.land/bubbles/v2":             {"internal/tui"},
 	"charm.land/lipgloss/v2":            {"internal/tui"},
-	"github.com/coreos/go-systemd/v22":  {"internal/systemd"},
+	"github.com/coreos/go-systemd/v22":  {"internal/systemd", "examples/go-systemd"},
 	"github.com/DeRuina/timberjack":     {"internal/logs"},
 	"github.com/fsnotify/fsnotify":      {"internal/logs"},
 	"github.com/elastic/go-seccomp-bpf": {"internal/process"},
