@@ -49,7 +49,10 @@ func (e *ConfigError) ExitCode() int { return 5 }
 // when it cannot begin, handoff.ErrNeverServed when its first generation
 // failed. It is the last thing that a program does: the signals stay its own.
 func Run(ctx context.Context, o Options) error {
-	caught := catch() // first of all, so that no signal that comes early is missed
+	caught, err := catch() // first of all, so that no signal that comes early is missed
+	if err != nil {
+		return err
+	}
 	first, err := o.Load()
 	if err != nil {
 		return &ConfigError{err}
@@ -72,7 +75,7 @@ func Run(ctx context.Context, o Options) error {
 }
 
 // engine runs it and what it needs until it ends.
-func engine(ctx context.Context, o Options, log *slog.Logger, caught signals, c *configs, out *logs.Passthrough) error {
+func engine(ctx context.Context, o Options, log *slog.Logger, caught *signals, c *configs, out *logs.Passthrough) error {
 	s := handoff.New(handoff.Options{
 		Name:   c.first.Name,
 		Load:   c.load,

@@ -1,25 +1,53 @@
 package launcher
 
 import (
+	"errors"
 	"log/slog"
 	"os"
 	"os/signal"
+	"sync"
 	"syscall"
 
 	"baton/handoff"
+	"baton/internal/process"
 )
 
-// signals are those that a launcher is sent. The os/signal package drops what
-// finds its channel full: each kind has a channel that may be full without loss.
+// supervisor is what signals are passed on to: the engine.
+type supervisor interface {
+	Reload(func(handoff.Verdict))
+	Stop()
+	End()
+	Signalled(pid int, sig syscall.Signal) bool
+}
+
+// signals are those that came to the launcher and were not acted on yet. However
+// many come, and however busy the engine is, they are few: an equal one, that would
+// change nothing, is not kept.
 type signals struct {
+	mu      sync.Mutex
+	waiting []process.Caught // in the order in which they came
+	some    chan struct{}    // of one: holds something when waiting may
+}
+
+// How many are kept that wait. Senders are told apart, so that what a worker sends
+// never stands in the way of what an operator does.
+const (
 	// Two requests to end are as good as more: the second ends everything now.
-	end chan os.Signal
+	equalEnds = 2
+	equalRest = 16
 	// One reload is remembered while another is being handed over; it will read
 	// what the later ones were sent for.
-	reload chan os.Signal
-	// Nothing is done about the rest.
-	rest chan os.Signal
-}
+	equalReloads = 1
+	// Of one signal, whoever sent it.
+	crowd = 256
+)
+
+// ends are the signals that ask the launcher to end, rest those whose default action
+// would end or stop it.
+var (
+	ends = []os.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT}
+	rest = []os.Signal{syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGTTIN, syscall.SIGTTOU}
+)
 
 // broken receives SIGPIPE and is never read: the signal only must not do what it
 // does by default, since who reads the log may go away and the launcher may not.
@@ -28,33 +56,126 @@ var broken = make(chan os.Signal, 1)
 
 // catch takes over the signals until the process ends: one that comes after the
 // engine has ended must not change the exit code.
-func catch() signals {
-	s := signals{end: make(chan os.Signal, 2), reload: make(chan os.Signal, 1), rest: make(chan os.Signal, 16)}
-	signal.Notify(s.end, syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT)
-	signal.Notify(s.reload, syscall.SIGHUP)
-	// Their default action would end the launcher.
-	signal.Notify(s.rest, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGTTIN, syscall.SIGTTOU)
+func catch() (*signals, error) {
+	s := newSignals()
 	signal.Notify(broken, syscall.SIGPIPE)
-	return s
+	all := []syscall.Signal{syscall.SIGHUP}
+	for _, sig := range append(append([]os.Signal{}, ends...), rest...) {
+		all = append(all, sig.(syscall.Signal))
+	}
+	err := process.Catch(s.take, all...)
+	if errors.Is(err, errors.ErrUnsupported) {
+		s.notify() // until the process ends
+		return s, nil
+	}
+	return s, err
+}
+
+func newSignals() *signals { return &signals{some: make(chan struct{}, 1)} }
+
+// notify takes the signals as os/signal gives them, without their senders, until
+// stop. The package drops what finds its channel full: each kind has a channel that
+// may be full without loss.
+func (s *signals) notify() (stop func()) {
+	end, reload, other := make(chan os.Signal, equalEnds), make(chan os.Signal, equalReloads), make(chan os.Signal, equalRest)
+	signal.Notify(end, ends...)
+	signal.Notify(reload, syscall.SIGHUP)
+	signal.Notify(other, rest...)
+	stopped := make(chan struct{})
+	go func() { // ends with stop
+		for {
+			var sig os.Signal
+			select {
+			case sig = <-end:
+			case sig = <-reload:
+			case sig = <-other:
+			case <-stopped:
+				return
+			}
+			s.take(process.Caught{Signal: sig.(syscall.Signal)})
+		}
+	}()
+	return func() {
+		for _, c := range []chan os.Signal{end, reload, other} {
+			signal.Stop(c)
+		}
+		close(stopped)
+	}
+}
+
+// take keeps a signal until next. It waits for nobody.
+func (s *signals) take(c process.Caught) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	equal, all := 0, 0
+	for _, w := range s.waiting {
+		if w.Signal == c.Signal {
+			all++
+			if w.PID == c.PID {
+				equal++
+			}
+		}
+	}
+	switch c.Signal {
+	case syscall.SIGHUP:
+		if all >= equalReloads {
+			return
+		}
+	case syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT:
+		if equal >= equalEnds || all >= crowd {
+			return
+		}
+	default:
+		if equal >= equalRest || all >= crowd {
+			return
+		}
+	}
+	s.waiting = append(s.waiting, c)
+	select {
+	case s.some <- struct{}{}:
+	default: // told already
+	}
+}
+
+// next is the oldest signal that waits.
+func (s *signals) next() (process.Caught, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.waiting) == 0 {
+		return process.Caught{}, false
+	}
+	c := s.waiting[0]
+	s.waiting = s.waiting[1:]
+	return c, true
 }
 
 // obey does what signals ask for until done is closed. It waits for nobody but the
 // engine.
-func (s signals) obey(done <-chan struct{}, engine *handoff.Supervisor, log *slog.Logger) {
-	for stops := 0; ; {
+func (s *signals) obey(done <-chan struct{}, engine supervisor, log *slog.Logger) {
+	from := &senders{engine: engine, log: log, done: done}
+	stops := 0
+	for {
 		select {
 		case <-done:
 			return
-		case sig := <-s.end:
-			if stops++; stops > 1 || sig == syscall.SIGQUIT {
-				engine.End()
-			} else {
-				engine.Stop()
+		case <-s.some:
+		}
+		for c, ok := s.next(); ok; c, ok = s.next() {
+			if from.worker(c) && c.Signal != syscall.SIGHUP {
+				continue
 			}
-		case <-s.reload:
-			engine.Reload(nil)
-		case sig := <-s.rest:
-			log.Warn("signal not acted on", "signal", sig.String())
+			switch c.Signal {
+			case syscall.SIGHUP:
+				engine.Reload(nil)
+			case syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT:
+				if stops++; stops > 1 || c.Signal == syscall.SIGQUIT {
+					engine.End()
+				} else {
+					engine.Stop()
+				}
+			default:
+				log.Warn("signal not acted on", "signal", c.Signal.String())
+			}
 		}
 	}
 }

@@ -1,0 +1,107 @@
+package launcher
+
+import (
+	"fmt"
+	"log/slog"
+	"syscall"
+	"time"
+
+	"baton/internal/process"
+)
+
+// senders tells workers from those whom the launcher obeys. Some programs, when
+// they were started on sockets of somebody's, send TERM to their parent once they
+// serve, since they take it for the generation before (facebookgo/grace, Gitea,
+// endless), or USR1 (overseer); an operator never means a worker to decide when the
+// launcher ends. So a signal whose sender is a process of a worker is told to the
+// engine and not obeyed, but for HUP: a worker may ask for its own replacement.
+//
+// A sender that has ended and been waited for when the engine looks is nobody's, and
+// counts as an operator, whose kill(1) is just as short-lived: a worker's child that
+// sends a signal and is gone at once can end the launcher. So can a program that
+// means to, by KILL, or with the pid of another (sigqueue(3)). Only the kernel keeps
+// those out (process.Command, Confine).
+type senders struct {
+	engine supervisor
+	log    *slog.Logger
+	done   <-chan struct{}
+
+	heard map[process.Caught]heard
+	lines int       // told since
+	since time.Time // a second ago at most
+}
+
+// heard is when a worker's signal was last passed on, and told.
+type heard struct{ asked, told time.Time }
+
+const (
+	// A worker that sends without end keeps neither the engine busy nor the log:
+	// once in askAgain and tellAgain for each process and signal, and so many lines
+	// in a second for all of them.
+	askAgain    = 100 * time.Millisecond
+	tellAgain   = time.Minute
+	linesASec   = 10
+	rememberMax = 1024
+	// A target may be faster than the note that it was started.
+	startLag = time.Second
+	lookOver = 20 * time.Millisecond
+)
+
+// worker says whether a process of a worker sent the signal. It has been dealt with
+// then, as far as workers' signals are.
+func (s *senders) worker(c process.Caught) bool {
+	if c.PID == 0 {
+		return false
+	}
+	h := s.heard[c]
+	if !h.asked.IsZero() && time.Since(h.asked) < askAgain {
+		return true
+	}
+	if !s.ask(c) {
+		delete(s.heard, c) // the number is another's by now
+		return false
+	}
+	if h.asked = time.Now(); h.told.IsZero() || time.Since(h.told) > tellAgain {
+		if s.tell(c) {
+			h.told = h.asked
+		}
+	}
+	if s.heard == nil || len(s.heard) >= rememberMax {
+		s.heard = make(map[process.Caught]heard)
+	}
+	s.heard[c] = h
+	return true
+}
+
+// ask asks the engine, and once more as long as a child of the launcher's may be a
+// worker of which it does not know yet.
+func (s *senders) ask(c process.Caught) bool {
+	for late := time.Now().Add(startLag); ; {
+		if s.engine.Signalled(c.PID, c.Signal) {
+			return true
+		}
+		if c.Signal == syscall.SIGHUP || !process.Descends(c.PID) || time.Now().After(late) {
+			return false
+		}
+		select {
+		case <-s.done:
+			return false
+		case <-time.After(lookOver):
+		}
+	}
+}
+
+func (s *senders) tell(c process.Caught) bool {
+	if now := time.Now(); now.Sub(s.since) > time.Second {
+		s.since, s.lines = now, 0
+	}
+	if s.lines++; s.lines > linesASec {
+		return false
+	}
+	name, what := process.SignalName(c.Signal), "not obeyed"
+	if c.Signal == syscall.SIGHUP {
+		what = "a reload"
+	}
+	s.log.Info(fmt.Sprintf("worker pid %d sent %s to baton: %s", c.PID, name, what), "pid", c.PID, "signal", name)
+	return true
+}
