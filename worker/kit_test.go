@@ -132,6 +132,11 @@ func (a *app) dialTo(address string) *client {
 	return &client{Conn: c, t: a.t, r: bufio.NewReader(c)}
 }
 
+// over is the same client on a layer over its connection.
+func (c *client) over(conn net.Conn) *client {
+	return &client{Conn: conn, t: c.t, r: bufio.NewReader(conn)}
+}
+
 func (c *client) send(path string) {
 	c.t.Helper()
 	if _, err := io.WriteString(c, "GET "+path+" HTTP/1.1\r\nHost: baton.test\r\n\r\n"); err != nil {

@@ -288,6 +288,7 @@ func TestAHijackedConnectionIsTheHandlersAndIsToldOfTheDrain(t *testing.T) {
 	if err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
 		t.Fatal(resp, err)
 	}
+	defer resp.Body.Close()
 	a.stop()
 	a.wait()
 	<-told

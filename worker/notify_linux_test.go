@@ -1,0 +1,65 @@
+package worker
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// mailbox listens as a service manager does.
+func mailbox(t *testing.T, address string) *net.UnixConn {
+	t.Helper()
+	c, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: address, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	if err := c.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func next(t *testing.T, c *net.UnixConn) string {
+	t.Helper()
+	b := make([]byte, 4096)
+	n, err := c.Read(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b[:n])
+}
+
+func TestMessagesReachTheManagerByPathAndByAbstractName(t *testing.T) {
+	dir, err := os.MkdirTemp("", "worker") // t.TempDir is too long for a unix socket's path
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	for _, address := range []string{filepath.Join(dir, "notify"), fmt.Sprintf("@baton-worker-%d", os.Getpid())} {
+		c := mailbox(t, address)
+		child := process(t, "say", "NOTIFY_SOCKET="+address)
+		for _, want := range []string{"READY=1", "STATUS=two lines in one", "STOPPING=1", "WATCHDOG=1\nSTATUS=x"} {
+			if got := next(t, c); got != want {
+				t.Errorf("%s: got %q, want %q", address, got, want)
+			}
+		}
+		if got := child.said(); got != "NOTIFY_SOCKET is left: false\n" {
+			t.Errorf("the process says %q", got)
+		}
+	}
+}
+
+func TestAManagerThatIsGoneIsAnErrorAndNoneIsNone(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "nobody")
+	if got := process(t, "ready", "NOTIFY_SOCKET="+path).said(); !strings.Contains(got, path) || !strings.Contains(got, "no such file") {
+		t.Errorf("with nobody there, Ready says %q", got)
+	}
+	if got := process(t, "ready").said(); got != "<nil>\n" {
+		t.Errorf("without NOTIFY_SOCKET, Ready says %q", got)
+	}
+}
