@@ -25,7 +25,7 @@ const (
 	maxNodeQueue = 256
 	// nodePatience is how long a worker that does not read may hold up a write. The
 	// kernel holds about 200 KiB for it before that begins.
-	nodePatience = 5 * time.Second
+	nodePatience = 3 * time.Second
 	// nodeTries is how often a descriptor that did not arrive is sent, as node does.
 	nodeTries = 3
 )
@@ -193,6 +193,7 @@ func (n *node) read() {
 	control := make([]byte, unix.CmsgSpace(4*maxNodeFDs))
 	for {
 		size, oob, _, _, err := n.conn.ReadMsgUnix(data, control)
+		size, oob = max(0, size), max(0, oob) // either may be -1 with an error
 		if smuggled := closeRights(control[:oob]); smuggled > 0 {
 			n.complain("node sent descriptors: they were closed", "count", smuggled)
 		}
@@ -321,8 +322,8 @@ func (n *node) write() {
 	}
 }
 
-// sweep closes the descriptors that were never sent. Nothing is queued any more: who
-// queues is the reading goroutine, and it has ended.
+// sweep closes the descriptors that were never sent. Nothing is queued once the
+// channel has ended.
 func (n *node) sweep() {
 	<-n.gone
 	for {
@@ -344,6 +345,7 @@ func (n *node) lose(err error) {
 		n.mu.Unlock()
 	}
 	n.conn.Close() // the reading goroutine ends by it
+	n.end()
 }
 
 // send writes a line, with a descriptor unless fd is -1.
@@ -368,14 +370,13 @@ func (n *node) send(line []byte, fd int) error {
 	return err
 }
 
-// say queues a message; false: the worker does not read, and the channel is given up.
-func (n *node) say(line []byte) bool {
+// say queues a message. When there is no room it waits for some: who asks faster than
+// it reads is not read from meanwhile, and loses the channel if it reads nothing. The
+// messages are lost with the channel.
+func (n *node) say(line []byte) {
 	select {
 	case n.plain <- line:
-		return true
-	default:
-		n.lose(os.ErrDeadlineExceeded)
-		return false
+	case <-n.gone:
 	}
 }
 

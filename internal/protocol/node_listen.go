@@ -74,7 +74,8 @@ func (n *node) leaving(seq int64) {
 	n.story.leaving = true
 	line := n.reply(nodeReply{Ack: &seq}).line()
 	n.mu.Unlock()
-	if n.say(line) && unasked {
+	n.say(line)
+	if unasked {
 		n.on(Message{Stopping: true, Via: "worker.disconnect()"})
 	}
 }
