@@ -31,7 +31,7 @@ func TestSwapsUnderBatonLoseNothingOfClientsThatNeverRepeat(t *testing.T) {
 	}
 	b := testkit.Baton(t, "run", "--config", config, "--log", "json")
 	from := b.WaitEvent(0, "serving", "generation", 1).Index + 1
-	_, address, _ := strings.Cut(fmt.Sprint(b.WaitEvent(0, "listening").Event()["address"]), "://")
+	_, address, _ := strings.Cut(fmt.Sprint(b.WaitEvent(0, "listener-opened").Event()["address"]), "://")
 	target := []load.Target{{Network: "tcp", Address: address}}
 	runs := map[string]*load.Runner{
 		"fresh":                  begun(t, load.Options{Targets: target, Clients: 4, Pause: time.Millisecond}),
