@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"baton/internal/load"
@@ -122,6 +123,11 @@ func (b *bench) rivalPairs(ctx context.Context, tools *express, r rivalry) error
 			return fmt.Errorf("%s: %w", r.name, err)
 		}
 		b.report.note("pm2, %s, pair %d: PM2 %s; baton %s", r.name, i+1, theirs[i].line(), ours[i].line())
+	}
+	for _, o := range slices.Concat(theirs, ours) {
+		if n := max(o.idle.strangers, o.after.strangers); n > 0 {
+			b.report.note("pm2, %s: %d other processes ran node or baton while memory was measured: PSS is too small there", r.name, n)
+		}
 	}
 	b.rivalRows(r.name+": PM2", theirs)
 	b.rivalRows(r.name+": baton", ours)

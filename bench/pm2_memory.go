@@ -18,7 +18,10 @@ type size struct{ rss, pss float64 }
 func (s size) plus(o size) size { return size{s.rss + o.rss, s.pss + o.pss} }
 
 // footprint is a launcher and all that it has started.
-type footprint struct{ launcher, workers size }
+type footprint struct {
+	launcher, workers size
+	strangers         int // processes besides that ran the same executables: pss is too small by their shares
+}
 
 func (f footprint) all() size { return f.launcher.plus(f.workers) }
 
@@ -44,7 +47,35 @@ func measure(s side) (footprint, error) {
 			f.workers = f.workers.plus(got)
 		}
 	}
+	f.strangers = strangers(all)
 	return f, nil
+}
+
+// strangers counts the other processes that run an executable which one of these
+// runs.
+func strangers(ours []process) int {
+	executables, pids := map[string]bool{}, map[string]bool{}
+	for _, p := range ours {
+		pids[strconv.Itoa(p.pid)] = true
+		if exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", p.pid)); err == nil {
+			executables[exe] = true
+		}
+	}
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return 0
+	}
+	n := 0
+	for _, e := range entries {
+		if _, err := strconv.Atoi(e.Name()); err != nil || pids[e.Name()] {
+			continue
+		}
+		exe, err := os.Readlink("/proc/" + e.Name() + "/exe")
+		if err == nil && executables[exe] { // an error: it has ended, or is not ours to look at
+			n++
+		}
+	}
+	return n
 }
 
 // rollup reads the text of smaps_rollup (Documentation/ABI/testing/procfs-smaps_rollup

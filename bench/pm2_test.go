@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -96,6 +97,46 @@ func TestTheTreeHoldsWhatAChildHasStarted(t *testing.T) {
 		if p.alive() {
 			t.Errorf("%+v has ended and counts as alive", p)
 		}
+	}
+}
+
+func TestWhoRunsTheSameExecutableIsAStranger(t *testing.T) {
+	needsProc(t)
+	path, err := exec.LookPath("cat")
+	if err != nil {
+		t.Skip("needs cat: ", err)
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mine := filepath.Join(t.TempDir(), "cat") // nobody else runs this one
+	if err := os.WriteFile(mine, text, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	var two []process
+	for range 2 {
+		cmd := exec.CommandContext(t.Context(), mine)
+		stdin, err := cmd.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		defer func() {
+			if err := errors.Join(stdin.Close(), cmd.Wait()); err != nil {
+				t.Error(err)
+			}
+		}()
+		all, err := tree(cmd.Process.Pid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		two = append(two, all...)
+	}
+	if one, none := strangers(two[:1]), strangers(two); one != 1 || none != 0 {
+		t.Errorf("%d beside one of two, %d beside both", one, none)
 	}
 }
 
