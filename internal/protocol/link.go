@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"slices"
+	"sync"
 )
 
 // Kind names a protocol in the configuration.
@@ -45,12 +46,6 @@ type Program struct {
 	Open func() (io.ReadCloser, error)
 }
 
-// Choose says what a program's workers are to speak. An error names the protocol,
-// and the way out.
-func Choose(s Settings, p Program) (*Choice, error) {
-	return &Choice{Settings: s, Kinds: []Kind{KindSystemd}, Why: map[Kind]string{KindSystemd: "always"}}, nil
-}
-
 // Worker is whom a Link is for.
 type Worker struct {
 	Generation int
@@ -79,6 +74,11 @@ type channel interface {
 
 // What a channel may have besides.
 type (
+	// ground is what comes before the sockets: its files, in the launcher's numbers.
+	// Its other files follow the sockets at once.
+	ground interface{ below() []int }
+	// settled is a channel whose one file has a number of its own in the worker.
+	settled interface{ number() int }
 	// drainer can ask the worker to finish, better than a signal does. What it
 	// returns is closed when the worker has nothing left to finish.
 	drainer interface{ drain() <-chan struct{} }
@@ -91,6 +91,7 @@ type (
 // Hub is what protocols keep across workers and generations of one application.
 type Hub struct {
 	options HubOptions
+	einhorn einhornHub
 	node    nodeHub
 }
 
@@ -109,10 +110,7 @@ type HubOptions struct {
 func NewHub(o HubOptions) *Hub { return &Hub{options: o} }
 
 // Close removes what the Hub has put on disk. Links are closed before.
-func (h *Hub) Close() error { return h.node.close() }
-
-// firstSocket is the number of a worker's first socket.
-const firstSocket = 3
+func (h *Hub) Close() error { return errors.Join(h.einhorn.close(), h.node.close()) }
 
 // Link is all that ties one worker to the launcher: its descriptors, variables
 // and channels.
@@ -125,25 +123,71 @@ type Link struct {
 // Open makes the link for one worker. Close it when the worker is gone, or was
 // not started.
 func (h *Hub) Open(c *Choice, w *Worker) (*Link, error) {
-	l := &Link{}
-	for _, s := range w.Sockets {
-		l.files = append(l.files, s.FD)
+	if err := c.room(w.Sockets); err != nil {
+		return nil, err
 	}
+	w = w.inTurn()
+	l := &Link{}
 	for _, k := range c.Kinds {
-		ch, err := speakers[k](h, c, w)
+		speak, ok := speakers[k]
+		if !ok {
+			return nil, errors.Join(unknown(k), l.Close())
+		}
+		ch, err := speak(h, c, w)
 		if err != nil {
 			return nil, errors.Join(err, l.Close())
 		}
 		l.channels = append(l.channels, ch)
-		first := 3 + len(l.files)
-		l.files = append(l.files, ch.files()...)
-		l.env = append(l.env, ch.env(firstSocket, first)...)
 	}
+	l.lay(c, w)
 	return l, nil
 }
 
-// Files are the descriptors 3, 4, ... of the worker, in the launcher's numbers.
-// They stay the Link's and the listeners'.
+// inTurn is w with its messages told one at a time, whichever channel they come by.
+func (w *Worker) inTurn() *Worker {
+	var mu sync.Mutex
+	own := *w
+	own.On = func(m Message) {
+		mu.Lock()
+		defer mu.Unlock()
+		w.On(m)
+	}
+	return &own
+}
+
+// lay puts the descriptors where the protocols expect them, and says so in the
+// environment.
+func (l *Link) lay(c *Choice, w *Worker) {
+	for _, ch := range l.channels {
+		if g, ok := ch.(ground); ok {
+			l.files = append(l.files, g.below()...)
+		}
+	}
+	first := standard + len(l.files)
+	for _, s := range w.Sockets {
+		l.files = append(l.files, s.FD)
+	}
+	for _, ch := range l.channels {
+		files, at := ch.files(), standard+len(l.files)
+		if s, ok := ch.(settled); ok {
+			at = s.number()
+		} else if n := c.Settings.ReadyFD; at <= n && n < at+len(files) {
+			at = n + 1
+		}
+		for standard+len(l.files) < at+len(files) {
+			l.files = append(l.files, -1)
+		}
+		copy(l.files[at-standard:], files)
+		for _, kv := range ch.env(first, at) {
+			if !slices.Contains(l.env, kv) { // two protocols share a variable
+				l.env = append(l.env, kv)
+			}
+		}
+	}
+}
+
+// Files are the descriptors 3, 4, ... of the worker, in the launcher's numbers; -1
+// is one that is closed. They stay the Link's and the listeners'.
 func (l *Link) Files() []int { return slices.Clone(l.files) }
 
 // Env are the worker's variables, KEY=VALUE; "LISTEN_PID=self" among them, which
@@ -208,6 +252,12 @@ type speaker func(*Hub, *Choice, *Worker) (channel, error)
 
 // speakers are all protocols there are.
 var speakers = map[Kind]speaker{
-	KindSystemd: openSystemd,
-	KindNode:    openNode,
+	KindTableflip:     openTableflip,
+	KindSystemd:       openSystemd,
+	KindServerStarter: openServerStarter,
+	KindEinhorn:       openEinhorn,
+	KindSocketmaster:  openSocketmaster,
+	KindEndless:       openEndless,
+	KindNode:          openNode,
+	KindS6:            openS6,
 }

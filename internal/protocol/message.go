@@ -12,6 +12,9 @@ import (
 // maxStatus bounds a status text, in bytes: it ends in logs and on screens.
 const maxStatus = 256
 
+// quiet is the least time between two lines about what is wrong on a channel.
+const quiet = time.Second
+
 // Message is what a worker said with sd_notify(3), in one datagram.
 type Message struct {
 	Ready    bool // READY=1

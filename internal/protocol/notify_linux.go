@@ -19,8 +19,6 @@ const (
 	maxFDs = 253
 	// maxSenders bounds the memory of strangers that were told of.
 	maxSenders = 256
-	// quiet is the least time between two lines about strangers.
-	quiet = time.Second
 )
 
 // Notify is a NOTIFY_SOCKET private to one worker.

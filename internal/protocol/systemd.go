@@ -9,10 +9,13 @@ type systemd struct {
 	notify  *Notify
 }
 
-func openSystemd(_ *Hub, _ *Choice, w *Worker) (channel, error) {
+func openSystemd(_ *Hub, c *Choice, w *Worker) (channel, error) {
 	n, err := OpenNotify(w.Member, w.On, w.Log)
 	if err != nil {
 		return nil, err
+	}
+	if c.speaks(KindTableflip) {
+		return &systemd{nil, n}, nil // its sockets are not where LISTEN_FDS begins
 	}
 	return &systemd{w.Sockets, n}, nil
 }
