@@ -35,6 +35,7 @@ type Plan struct {
 	Listeners     []ListenerPlan // in the order in which a worker sees them
 	Ready         health.Mode
 	ReadyDelay    time.Duration // for health.Delay
+	Probe         *Probe        // nil: none, and Ready is none of those by a probe
 	HandshakeWait time.Duration // longest wait for handshakes half open at a switch
 	DrainSignal   syscall.Signal
 	Protocols     protocol.Settings

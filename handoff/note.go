@@ -158,8 +158,10 @@ func (s *Supervisor) hint(g *generation, reason string) string {
 		return " (" + g.hint + ")"
 	case late && s.saysReady(g) && !g.saysReady && !g.choice.Says:
 		return " (a ready message was waited for, because the generation that serves sent one)"
-	case late && g.plan.Ready == health.Notify:
+	case late && g.plan.Ready.ByMessage():
 		return " (no ready message came: it was given " + spoken(g.choice) + ")"
+	case late && g.plan.Ready.ByProbe():
+		return because(s.lastTry(g))
 	case late && g.plan.Ready != health.Delay:
 		return " (it did not accept on all of its sockets: does it take them from LISTEN_FDS?)"
 	case reason == "exit status 0":
@@ -174,6 +176,18 @@ func (s *Supervisor) channelHint(g *generation) string {
 		if w.gen == g.number && w.link != nil && !w.ready {
 			if words := w.link.Hint(); words != "" {
 				return words
+			}
+		}
+	}
+	return ""
+}
+
+// lastTry is how the last try of the probe ended that was to make a worker ready.
+func (s *Supervisor) lastTry(g *generation) string {
+	for _, w := range s.workers {
+		if w.gen == g.number && !w.ready {
+			if words := w.lastTry.words(); words != "" {
+				return "the probe's last try: " + words
 			}
 		}
 	}

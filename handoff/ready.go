@@ -26,6 +26,8 @@ func (s *Supervisor) awaitReady(g *generation, w *worker) {
 				s.post(func() { s.sign(w, health.Elapsed, "it has run for "+g.plan.ReadyDelay.String()) })
 			}
 		})
+	case w.readiness.WantsProbe():
+		s.awaitProbe(g, w)
 	case w.readiness.WantsProof():
 		listeners := provable(g.listeners)
 		if len(listeners) == 0 {
@@ -58,13 +60,9 @@ func provable(all []*listener) []*listener {
 func prove(ctx context.Context, listeners []*listener, w *worker) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	owns := func(inode uint64) bool {
-		held, err := w.proc.Inodes()
-		return err == nil && held[inode]
-	}
 	results := make(chan error, len(listeners))
 	for _, l := range listeners {
-		go func() { results <- proveOne(ctx, l, int(w.slot), owns) }() // ends with ctx
+		go func() { results <- proveOne(ctx, l, int(w.slot), w.owns) }() // ends with ctx
 	}
 	var errs []error
 	for range listeners {
@@ -74,6 +72,12 @@ func prove(ctx context.Context, listeners []*listener, w *worker) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// owns says whether a process of the worker has that socket open.
+func (w *worker) owns(inode uint64) bool {
+	held, err := w.proc.Inodes()
+	return err == nil && held[inode]
 }
 
 // proveOne tries again what failed for another reason than time: no descriptor
@@ -90,21 +94,6 @@ func proveOne(ctx context.Context, l *listener, slot int, owns func(uint64) bool
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
-}
-
-// probe asks in isolation whether a worker that is said to be ready serves.
-func (s *Supervisor) probe(w *worker) {
-	g := s.gens[w.gen]
-	listeners := provable(g.listeners)
-	s.spawn(func() { // ends with the worker, or the time to be ready
-		ctx, cancel := context.WithTimeout(w.ctx, g.plan.Policy.ReadyTimeout)
-		defer cancel()
-		var failure string
-		if err := prove(ctx, listeners, w); err != nil {
-			failure = "it accepts no connection: " + err.Error()
-		}
-		s.post(func() { s.step(machine.Probed{Worker: w.id, Failure: failure}) })
-	})
 }
 
 // sign takes one sign of readiness into account.

@@ -29,7 +29,27 @@ func Speak(p *Plan, r *process.Release) (*protocol.Choice, error) {
 	if p.Stdin != "" && !slices.ContainsFunc(socks, func(s protocol.Socket) bool { return s.Name == p.Stdin }) {
 		return nil, fmt.Errorf("command.stdin: no listener is called %q", p.Stdin)
 	}
-	return choice, nil
+	_, _, err = expand(choice, r, socks)
+	return choice, err
+}
+
+// expand puts the numbers of sockets into the arguments and variables that ask for
+// them.
+func expand(c *protocol.Choice, r *process.Release, socks []protocol.Socket) (args, env []string, err error) {
+	for _, list := range []struct {
+		from []string
+		to   *[]string
+		what string
+	}{{r.Args(), &args, "argument"}, {r.Env(), &env, "variable"}} {
+		for _, text := range list.from {
+			done, err := c.Expand(text, socks)
+			if err != nil {
+				return nil, nil, fmt.Errorf("%s %q: %w", list.what, text, err)
+			}
+			*list.to = append(*list.to, done)
+		}
+	}
+	return args, env, nil
 }
 
 // asSocket is a listener as protocols see it; at is its address with the port

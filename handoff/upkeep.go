@@ -78,6 +78,10 @@ func (s *Supervisor) holds(w *worker, l *listener) bool {
 
 // found handles what a listener found out about its sockets.
 func (s *Supervisor) found(l *listener, f socket.Finding) {
+	if f.Kind == socket.Adjusted {
+		s.log.Debug(f.Detail, "listener", l.Name(), "slot", f.Slot)
+		return
+	}
 	s.emit(event.Event{
 		Kind: event.Finding, Listener: l.Name(), Address: l.Address().String(), Slot: f.Slot, Reason: f.Detail,
 		Message: fmt.Sprintf("%s on %s: %s", f.Kind, l.Address(), f.Detail),

@@ -34,6 +34,7 @@ type worker struct {
 
 	readiness health.Readiness
 	ready     bool
+	lastTry   lastTry              // of the probe that is to make it ready
 	given     map[*listener]uint64 // the sockets it was started with, by inode
 	held      map[*listener]bool   // listeners whose slot it was seen to have open when ready
 	status    string               // in its own words
@@ -111,13 +112,17 @@ func (s *Supervisor) spec(g *generation, w *worker) (process.Spec, error) {
 			spec.Stdin = fd
 		}
 	}
-	var err error
+	args, env, err := expand(g.choice, g.release, socks)
+	if err != nil {
+		return spec, err
+	}
+	spec.Args = args
 	if w.out, err = s.opts.Output(int(w.gen), w.index); err != nil {
 		return spec, err
 	}
 	spec.Stdout, spec.Stderr = w.out.Stdout(), w.out.Stderr()
 	w.link, err = s.hub.Open(g.choice, &protocol.Worker{
-		Generation: int(w.gen), Index: max(w.index, 0), Sockets: socks, Member: w.member,
+		Generation: int(w.gen), Index: max(w.index, 0), Sockets: socks, Base: env, Member: w.member,
 		On:  func(m protocol.Message) { s.post(func() { s.message(w, m) }) },
 		Log: s.log.With("generation", int(w.gen)),
 	})
@@ -125,7 +130,7 @@ func (s *Supervisor) spec(g *generation, w *worker) (process.Spec, error) {
 		return spec, err
 	}
 	spec.Files = w.link.Files()
-	spec.Env = overlay(g.release.Env(), append(w.link.Env(),
+	spec.Env = overlay(env, append(w.link.Env(),
 		"BATON_GENERATION="+strconv.Itoa(int(w.gen)), "BATON_WORKER="+strconv.Itoa(max(w.index, 0))))
 	if len(s.gens) == 1 {
 		w.link.Alone()
@@ -304,15 +309,25 @@ func (s *Supervisor) askToEnd(w *worker) {
 	s.spawn(func() { // ends with the worker, or when it has finished
 		select {
 		case <-finished:
+		case <-w.ctx.Done():
+			return
+		}
+		select {
+		case <-w.proc.Done():
+		case <-w.ctx.Done():
+		case <-time.After(farewell):
 			s.post(func() {
 				if s.workers[w.id] == w && !w.killed && !w.ended() {
 					s.sendDrainSignal(w)
 				}
 			})
-		case <-w.ctx.Done():
 		}
 	})
 }
+
+// farewell is how long a worker that has finished may take to end by itself, before
+// the signal: it may have a log to flush or a database to leave.
+const farewell = time.Second
 
 func (s *Supervisor) sendDrainSignal(w *worker) {
 	sig := s.gens[w.gen].plan.DrainSignal

@@ -22,7 +22,7 @@ func (p *program) checkCommand() *cli.Command {
 Reads the file as run does, every profile included, and looks at the machine:
 whether the command is there, accounts exist and addresses can be read. Nothing
 is started or bound. Every error is printed, with its line; if there is none,
-what run would do.`,
+what run would do, and by which protocols the program is spoken to and why.`,
 		ends: []Code{Invalid},
 	}, []cli.Flag{
 		configFlag(), envFlag(),
@@ -94,9 +94,12 @@ func describe(w io.Writer, path string, v verdict) error {
 	fmt.Fprintf(w, "%s is right\n", path)
 	row := func(head, text string) { fmt.Fprintf(t, "  %s\t%s\n", head, text) }
 	row("name", c.Name)
-	row("command", quoted(append([]string{v.Machine.Executable}, c.Command.Exec[1:]...)))
+	row("command", quoted(append([]string{v.Machine.Executable}, v.Machine.Args...)))
 	for i, address := range v.Machine.Listeners {
 		row("listen", c.Listen[i].Name+"="+address)
+	}
+	for _, spoken := range v.Machine.Protocols {
+		row("protocol", spoken.Name+" ("+spoken.Why+")")
 	}
 	if c.Profile != "" {
 		row("profile", c.Profile)

@@ -44,6 +44,11 @@ func plan(c *config.Config) (*handoff.Plan, error) {
 			ResetAfter:   c.Restart.ResetAfter,
 		},
 	}
+	if p.Probe, err = probe(c); err != nil {
+		return nil, err
+	}
+	// A mode that is a probe has asked it by then.
+	p.Policy.Probe = p.Probe != nil && !mode.ByProbe()
 	for _, l := range c.Listen {
 		lp, err := listener(l)
 		if err != nil {
@@ -53,6 +58,27 @@ func plan(c *config.Config) (*handoff.Plan, error) {
 			return nil, fmt.Errorf("listener %s: %s is listened on twice", l.Name, lp.Address)
 		}
 		p.Listeners = append(p.Listeners, lp)
+	}
+	return p, nil
+}
+
+// probe is that of [health.ready]; nil when there is none.
+func probe(c *config.Config) (*handoff.Probe, error) {
+	r := c.Health.Ready
+	if r.Probe == "" {
+		return nil, nil
+	}
+	status, err := health.ParseStatus(r.Status)
+	if err != nil {
+		return nil, fmt.Errorf("health.ready.status: %w", err)
+	}
+	p := &handoff.Probe{Listener: r.Listener, Probe: health.Probe{
+		Kind: health.Kind(r.Probe), Method: r.Method, Path: r.Path, Host: r.Host, Header: r.Header,
+		Status: status, Body: r.Body, Exec: r.Exec,
+		Interval: r.Interval, Timeout: r.Timeout, Successes: r.Successes, Failures: r.Failures,
+	}}
+	if err := p.Validate(); err != nil {
+		return nil, fmt.Errorf("health.ready: %w", err)
 	}
 	return p, nil
 }
@@ -131,27 +157,43 @@ func gid(name string) (int, error) {
 
 // Check tells what is wrong with a configuration on this machine, beyond its
 // text: addresses that cannot be read, a command that cannot be executed, users
-// that do not exist. It starts nothing and binds nothing. What is right it
-// describes: the executable that would run and the listeners' canonical
-// addresses.
+// that do not exist, listeners that the command asks for and that are not there. It
+// starts nothing and binds nothing. What is right it describes: the executable that
+// would run, the listeners' canonical addresses, and what the program is spoken to in.
 func Check(c *config.Config) (Checked, error) {
 	var done Checked
 	p, err := plan(c)
-	if err == nil {
-		for _, l := range p.Listeners {
-			done.Listeners = append(done.Listeners, l.Address.String())
-		}
-	}
 	r, rerr := process.Resolve(command(c))
 	if rerr == nil {
-		done.Executable = r.Path()
-		_ = r.Close() // only read from
+		defer r.Close() // only read from
 	}
-	return done, errors.Join(err, rerr)
+	if err := errors.Join(err, rerr); err != nil {
+		return done, err
+	}
+	for _, l := range p.Listeners {
+		done.Listeners = append(done.Listeners, l.Address.String())
+	}
+	done.Executable, done.Args = r.Path(), r.Args()[1:]
+	choice, err := handoff.Speak(p, r)
+	if err != nil {
+		return done, err
+	}
+	for _, k := range choice.Kinds {
+		done.Protocols = append(done.Protocols, Protocol{Name: string(k), Why: choice.Why[k]})
+	}
+	return done, nil
 }
 
 // Checked is what Check found to be right.
 type Checked struct {
-	Executable string   `json:"executable"`
-	Listeners  []string `json:"listeners"`
+	Executable string     `json:"executable"`
+	Args       []string   `json:"args"` // behind the program's name
+	Listeners  []string   `json:"listeners"`
+	Protocols  []Protocol `json:"protocols"`
+}
+
+// Protocol is one way in which the program is spoken to.
+type Protocol struct {
+	Name string `json:"name"`
+	Why  string `json:"why"`
 }

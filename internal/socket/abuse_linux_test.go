@@ -160,8 +160,8 @@ func TestAbuseIsReportedOnce(t *testing.T) {
 		must(t, l.Maintain())
 	}
 	var got []string
-	for range 2 {
-		f := finding(t, l, Reasserted)
+	for _, kind := range []FindingKind{Reasserted, Adjusted} {
+		f := finding(t, l, kind)
 		if f.Slot != 1 || f.Listener != l.Name() {
 			t.Errorf("%+v", f)
 		}

@@ -99,9 +99,12 @@ const (
 	Stranger FindingKind = "stranger"
 	// StrangerGone: a socket reported as Stranger no longer does.
 	StrangerGone FindingKind = "stranger-gone"
-	// Reasserted: something a worker had undone (SO_REUSEPORT, the backlog, the
-	// order of the group) was put right; nothing need be replaced.
+	// Reasserted: something a worker had undone (SO_REUSEPORT, the order of the
+	// group) was put right; nothing need be replaced.
 	Reasserted FindingKind = "reasserted"
+	// Adjusted: a worker had chosen a backlog of its own, as every program does
+	// that calls listen(2) on what it is handed, and it was set back.
+	Adjusted FindingKind = "adjusted"
 	// Unlinked: the path of a unix socket had gone and was put back.
 	Unlinked FindingKind = "unlinked"
 )

@@ -229,7 +229,7 @@ func (g *steered) reassertBacklog(m *member) error {
 		return nil
 	}
 	g.backlogs[m.slot] = true
-	g.report(Reasserted, m.slot, "the backlog had been set to %d, and is %d again", l.backlog, m.backlog)
+	g.report(Adjusted, m.slot, "the backlog had been set to %d, and is %d again", l.backlog, m.backlog)
 	return nil
 }
 

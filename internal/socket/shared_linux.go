@@ -213,7 +213,7 @@ func (l *shared) Maintain() error {
 			err := l.open(l.only)
 			if err == nil && !l.told {
 				l.told = true // once: some programs call listen at every start
-				l.found.post(Reasserted, notSlot, fmt.Sprintf("the backlog had been set to %d, and is %d again",
+				l.found.post(Adjusted, notSlot, fmt.Sprintf("the backlog had been set to %d, and is %d again",
 					state.backlog, l.only.backlog))
 			}
 			return err

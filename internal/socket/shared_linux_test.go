@@ -114,7 +114,7 @@ func TestASharedSocketsBacklogIsRestored(t *testing.T) {
 	defer unix.Close(fd)
 	must(t, unix.Listen(fd, 1))
 	must(t, l.Maintain())
-	if f := finding(t, l, Reasserted); f.Slot != -1 {
+	if f := finding(t, l, Adjusted); f.Slot != -1 {
 		t.Errorf("%+v", f)
 	}
 	if state, err := tcpListening(fd); err != nil || state.backlog != 99 {
@@ -136,7 +136,7 @@ func TestARestoredBacklogIsToldOnce(t *testing.T) {
 					must(t, unix.Listen(fd, 1))
 					must(t, l.Maintain())
 				}
-				finding(t, l, Reasserted)
+				finding(t, l, Adjusted)
 				select {
 				case f := <-l.Findings():
 					t.Errorf("told again: %+v", f)

@@ -144,7 +144,7 @@ func (l *unixListener) mend(s *unixSlot) error {
 			return nil // some programs call listen at every start
 		}
 		l.told[s.number] = true
-		l.found.post(Reasserted, s.number, fmt.Sprintf("the backlog was %d, and is %d again", d.WQueue, want))
+		l.found.post(Adjusted, s.number, fmt.Sprintf("the backlog was %d, and is %d again", d.WQueue, want))
 	}
 	return nil
 }

@@ -321,7 +321,7 @@ func TestUnixMaintainListensAgainWithTheConfiguredBacklog(t *testing.T) {
 	if after.WQueue != before.WQueue || after.WQueue < 2 {
 		t.Errorf("backlog %d, was %d", after.WQueue, before.WQueue)
 	}
-	if f := unixFinding(t, l, Reasserted); f.Slot != 0 || !strings.Contains(f.Detail, "backlog was 1") {
+	if f := unixFinding(t, l, Adjusted); f.Slot != 0 || !strings.Contains(f.Detail, "backlog was 1") {
 		t.Errorf("%+v", f)
 	}
 	unixCheck(t, l.Maintain())

@@ -1,0 +1,223 @@
+package handoff
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"baton/handoff/machine"
+	"baton/health"
+	"baton/internal/process"
+	"baton/internal/socket"
+)
+
+// Probe is what every newcomer is asked before it is let in.
+type Probe struct {
+	health.Probe
+	Listener string // by name; "": the first on which an acceptance can be proved
+}
+
+// awaitProbe looks for a worker's probe to pass, as its sign of being ready. It may
+// fail as long as there is time.
+func (s *Supervisor) awaitProbe(g *generation, w *worker) {
+	p := g.plan.Probe.Probe
+	p.Failures = 0
+	target := s.target(g, w)
+	target.Tried = w.lastTry.set
+	s.spawn(func() { // ends with the worker, or when it has passed
+		if p.Until(w.ctx, target) == nil {
+			s.post(func() { s.sign(w, health.Passed, "it passed "+p.String()) })
+		}
+	})
+}
+
+// probe asks a worker that is said to be ready whether it serves, in isolation: by
+// the plan's probe, or else whether it accepts.
+func (s *Supervisor) probe(w *worker) {
+	g := s.gens[w.gen]
+	ask := func(ctx context.Context) error {
+		return prove(ctx, provable(g.listeners), w)
+	}
+	if p := g.plan.Probe; p != nil {
+		target := s.target(g, w)
+		ask = func(ctx context.Context) error { return p.Until(ctx, target) }
+	}
+	s.spawn(func() { // ends with the worker, or the time to be ready
+		ctx, cancel := context.WithTimeout(w.ctx, g.plan.Policy.ReadyTimeout)
+		defer cancel()
+		var failure string
+		if err := ask(ctx); err != nil {
+			failure = err.Error()
+		}
+		s.post(func() { s.step(machine.Probed{Worker: w.id, Failure: failure}) })
+	})
+}
+
+// target is how a probe reaches the worker, and nobody else.
+func (s *Supervisor) target(g *generation, w *worker) health.Target {
+	l := probed(g)
+	if l == nil {
+		return health.Target{Run: s.runProbe(g, w, nil)}
+	}
+	slot, owns := int(w.slot), w.owns
+	p := &peer{}
+	return health.Target{
+		Address: hostPort(l),
+		Dial:    func(ctx context.Context) (net.Conn, error) { return l.Dial(ctx, slot, owns) },
+		Prove:   func(ctx context.Context) error { return proveOne(ctx, l, slot, owns) },
+		Run:     s.runProbe(g, w, p),
+		Allowed: p.allowed,
+	}
+}
+
+// probed is the listener that the plan's probe asks; nil when there is none.
+func probed(g *generation) *listener {
+	for _, l := range provable(g.listeners) {
+		if name := g.plan.Probe.Listener; name == "" || name == l.Name() {
+			return l
+		}
+	}
+	return nil
+}
+
+func hostPort(l *listener) string {
+	a := l.Address()
+	if a.Network == "unix" {
+		return a.Path
+	}
+	return net.JoinHostPort(a.Host, strconv.Itoa(a.Port))
+}
+
+// lastTry is how the last try of a probe ended.
+type lastTry struct {
+	mu  sync.Mutex
+	err error
+}
+
+func (l *lastTry) set(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.err = err
+}
+
+func (l *lastTry) words() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.err == nil {
+		return ""
+	}
+	return l.err.Error()
+}
+
+// peer says who may come through a probe's door: the command that probes, while it
+// runs.
+type peer struct {
+	mu      sync.Mutex
+	process *process.Process
+}
+
+func (p *peer) is(proc *process.Process) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.process = proc
+}
+
+// allowed is health.Target.Allowed: local is the door's end, remote the one who
+// comes.
+func (p *peer) allowed(local, remote netip.AddrPort) bool {
+	p.mu.Lock()
+	proc := p.process
+	p.mu.Unlock()
+	inode, err := socket.Inode(remote, local)
+	if err != nil || inode == 0 || proc == nil {
+		return false
+	}
+	held, err := proc.Holds(inode)
+	return held && err == nil
+}
+
+// said bounds what is kept of what a probe's command says, in bytes.
+const said = 4096
+
+// runProbe is health.Target.Run: the command runs as the worker does. Its error has
+// the last line it said.
+func (s *Supervisor) runProbe(g *generation, w *worker, who *peer) health.Run {
+	return func(ctx context.Context, argv, env []string) error {
+		c := g.plan.Command
+		c.Exec = argv
+		r, err := process.Resolve(c)
+		if err != nil {
+			return err
+		}
+		defer r.Close() // only read from
+		reader, writer, err := os.Pipe()
+		if err != nil {
+			return err
+		}
+		defer reader.Close() // read only
+		env = append(env, "BATON_GENERATION="+strconv.Itoa(int(w.gen)), "BATON_PID="+strconv.Itoa(w.proc.PID()))
+		p, err := process.Start(ctx, process.Spec{
+			Release: r, Env: overlay(r.Env(), env), Stdin: -1, Stdout: int(writer.Fd()), Stderr: int(writer.Fd()),
+		})
+		writer.Close() // the command has its own, or there is none
+		if err != nil {
+			return err
+		}
+		if who != nil {
+			who.is(p)
+			defer who.is(nil)
+		}
+		return awaitCommand(ctx, p, reader)
+	}
+}
+
+// awaitCommand waits for the end of a probe's command, kills what is left of it, and
+// says how it ended.
+func awaitCommand(ctx context.Context, p *process.Process, out *os.File) error {
+	stop := context.AfterFunc(ctx, func() {
+		_ = p.Kill() // gone already is as good
+	})
+	defer stop()
+	words := make(chan string, 1)
+	go func() { words <- lastLine(out) }() // ends with the pipe, or its deadline
+	<-p.Done()
+	_ = p.Kill() // what it left in its group; nobody is as good
+	// Whoever has left the group may hold the pipe for ever.
+	_ = out.SetReadDeadline(time.Now().Add(100 * time.Millisecond)) // it cannot be refused by a pipe
+	line := <-words
+	switch status := p.Status(); {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case status.Code == 0 && status.Signal == 0:
+		return nil
+	case line != "":
+		return fmt.Errorf("%v: %s", status, line)
+	default:
+		return errors.New(status.String())
+	}
+}
+
+// lastLine reads to the end and returns the last line that says something.
+func lastLine(r io.Reader) string {
+	var kept []byte
+	buf := make([]byte, said)
+	for {
+		n, err := r.Read(buf)
+		kept = append(kept, buf[:n]...)
+		kept = kept[max(0, len(kept)-said):]
+		if err != nil {
+			break
+		}
+	}
+	lines := bytes.Split(bytes.TrimSpace(kept), []byte("\n"))
+	return strings.ToValidUTF8(strings.TrimSpace(string(lines[len(lines)-1])), "?")
+}
