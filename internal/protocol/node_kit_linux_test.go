@@ -59,6 +59,7 @@ type stand struct {
 	log      *logbook
 	sockets  []Socket
 	settings Settings
+	dir      string // where programs run; "": the test's own
 	started  int
 }
 
@@ -174,6 +175,7 @@ func (s *stand) start(env []string, command ...string) *program {
 	p.node = link.channels[1].(*node)
 	p.cmd = exec.Command(command[0], command[1:]...)
 	p.cmd.Env = append(base, link.Env()...)
+	p.cmd.Dir = s.dir
 	p.cmd.Stdout, p.cmd.Stderr = p.out, p.out
 	p.cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
 	for _, fd := range link.Files() {

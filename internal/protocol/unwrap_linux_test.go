@@ -1,0 +1,131 @@
+package protocol
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// startUnwrapped runs a command of a project as a worker, as Unwrap has it.
+func (s *stand) startUnwrapped(dir, command string, env ...string) *program {
+	s.t.Helper()
+	u, err := Unwrap(strings.Fields(command), dir, os.Getenv("PATH"))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.dir = dir
+	return s.start(append(env, u.Env...), u.Exec...)
+}
+
+func TestNpmKeepsTheChannelUnlessItIsSeenThrough(t *testing.T) {
+	needsNode(t)
+	if _, err := exec.LookPath("npm"); err != nil {
+		t.Skip("needs npm: ", err)
+	}
+	dir := project(t, map[string]string{
+		"start":    "cross-env TZ=UTC node server.js",
+		"prestart": `node -e "if (process.channel) throw 1; require('fs').writeFileSync('built', '')"`,
+		"plain":    "node server.js",
+		"shell":    "node server.js; echo done",
+	})
+	web, err := os.ReadFile("testdata/node/web.js")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "server.js"), web, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	slot := listening(t, "tcp", "127.0.0.1:0")
+	s := newStand(t, HubOptions{}, slot)
+	for _, command := range []string{"npm start", "yarn plain", "pnpm run shell"} {
+		p := s.startUnwrapped(dir, command, port(slot.port(t))).ready()
+		a := get(t, "tcp", slot.Address, "/")
+		if direct := a.PID == p.cmd.Process.Pid; direct != (command != "pnpm run shell") {
+			t.Errorf("%s: pid %d answers, %d was started", command, a.PID, p.cmd.Process.Pid)
+		}
+		p.end()
+	}
+	if _, err := os.Stat(filepath.Join(dir, "built")); err != nil {
+		t.Errorf("prestart did not run: %v", err)
+	}
+
+	s.dir = dir
+	p := s.start([]string{port(slot.port(t)), "npm_config_update_notifier=false", "npm_config_cache=" + t.TempDir()}, "npm", "run", "plain")
+	soon(t, "npm itself to come online", func() bool { return strings.Contains(p.link.Hint(), "came online") })
+	// The program binds the port itself, which is taken; or its process.send is missing.
+	soon(t, "the program's failure", func() bool {
+		return p.out.count("EADDRINUSE") > 0 || p.out.count("process.send is not a function") > 0 || p.out.count("undefined") > 0
+	})
+	if hint := p.link.Hint(); !strings.Contains(hint, "a wrapper (npm, yarn, tsx, nodemon) seems to have taken the channel") {
+		t.Errorf("hint %q", hint)
+	}
+	if len(p.box) != 0 {
+		t.Errorf("ready by mistake: %+v", <-p.box)
+	}
+}
+
+func TestTsxIsSeenThrough(t *testing.T) {
+	needsNode(t)
+	if testing.Short() {
+		t.Skip("fetches tsx from the registry")
+	}
+	dir := project(t, map[string]string{"start": "tsx src/web.ts"})
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	install := exec.CommandContext(ctx, "npm", "install", "--no-audit", "--no-fund", "--prefer-offline", "tsx@4")
+	install.Dir = dir
+	if out, err := install.CombinedOutput(); err != nil {
+		t.Skipf("needs tsx from npm's registry: %v: %s", err, out)
+	}
+	if err := os.Mkdir(filepath.Join(dir, "src"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "src", "web.ts"), []byte(`
+import { createServer } from 'node:http';
+enum Words { Hello = '{"url":"typed"}' }
+createServer((request, response) => response.end(Words.Hello as string)).listen(Number(process.env.PORT), (): void => { process.send!('ready'); });
+`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	slot := listening(t, "tcp", "127.0.0.1:0")
+	s := newStand(t, HubOptions{}, slot)
+	p := s.startUnwrapped(dir, "npm start", port(slot.port(t))).ready()
+	if a := get(t, "tcp", slot.Address, "/"); a.URL != "typed" {
+		t.Errorf("%+v", a)
+	}
+	within(t, "drained", p.link.Drain())
+}
+
+func TestWordsAreThoseOfAShell(t *testing.T) {
+	for _, line := range []string{
+		`a b  c	d`, `'a b' "c d" e\ f`, `"a\"b\$c\d" 'x"y' \'z`, `a'b'"c"\d`, `'' "" x`, `a=b c={d,e} @f %g`, `x#y a~b`, `"it's"'"'`,
+	} {
+		out, err := exec.Command("sh", "-c", `for w in `+line+`; do printf '%s\n' "$w"; done`).Output()
+		if err != nil {
+			t.Fatalf("%s: %v", line, err)
+		}
+		want := strings.Split(strings.TrimSuffix(string(out), "\n"), "\n")
+		commands := parseScript("x " + line)
+		if len(commands) != 1 {
+			t.Errorf("%s: %+v", line, commands)
+			continue
+		}
+		var got []string
+		for _, w := range commands[0].words[1:] {
+			got = append(got, w.text)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: %q, a shell says %q", line, got, want)
+		}
+	}
+	for _, line := range []string{"a | b", "a; b", "a > b", "(a)", "a $(b)", "a `b`", `a "$(b)"`, "a\nb", "a & b", "# a", "a # b", "if a", "a '", `a "`, `a \`, "a && && b", "&& a", "a &&", ""} {
+		if got := parseScript(line); got != nil {
+			t.Errorf("%s: taken for %+v", line, got)
+		}
+	}
+}
