@@ -96,10 +96,14 @@ func (b *bench) pm2Side(x *express, r rivalry) (side, string, error) {
 	return &pm2Side{dir: x.dir, home: home, address: address, env: env}, address, nil
 }
 
-// run gives PM2 a command.
+// run gives PM2 a command, and lets it finish whatever interrupts the bench: a start
+// cut short may leave a daemon that nobody knows of.
 func (p *pm2Side) run(ctx context.Context, args ...string) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
+	defer cancel()
 	cmd := command(ctx, filepath.Join(p.dir, "node_modules", ".bin", "pm2"), args...)
 	cmd.Dir, cmd.Env = p.dir, p.env
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // away from the terminal's interrupt
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("pm2 %s: %w\n%s\n%s", strings.Join(args, " "), err, out, p.log())
 	}
