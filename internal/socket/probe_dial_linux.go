@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -13,20 +14,44 @@ import (
 
 // dial lets the prober run and returns the connection it ended with.
 func (p *prober) dial(run func() error) (net.Conn, error) {
-	var c net.Conn
-	p.keep = func(fd int, from netip.AddrPort) (err error) {
-		c, err = takeOver(fd, func(fd int) {
+	var kept oneConn
+	p.keep = func(fd int, from netip.AddrPort) error {
+		return kept.take(fd, func(fd int) {
 			if s, err := observe(fd); p.left != nil && err == nil && s == open {
 				p.left(from) // nothing has come back: it may not be accepted yet
 			}
 			p.part(fd, from, courtesy)
 		})
-		return err
 	}
-	if err := run(); err != nil {
+	return kept.after(run())
+}
+
+// oneConn takes the first connection of those made at once.
+type oneConn struct {
+	mu sync.Mutex
+	c  net.Conn
+}
+
+// take takes fd over; of a second one it parts at once.
+func (o *oneConn) take(fd int, part func(fd int)) (err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.c != nil {
+		part(fd)
+		return nil
+	}
+	o.c, err = takeOver(fd, part)
+	return err
+}
+
+// after is what Dial returns when all tries are over with err.
+func (o *oneConn) after(err error) (net.Conn, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if err != nil {
 		return nil, err
 	}
-	return c, nil
+	return o.c, nil
 }
 
 // ownConn is a connection of the launcher's own whose end is left to part.

@@ -128,3 +128,83 @@ func TestADialWhereAcceptWaitsForARequest(t *testing.T) {
 		must(t, own.Close())
 	}
 }
+
+// exclusively accepts as nginx does: of all who wait so, the kernel wakes the first
+// that is idle. It ends with the test.
+func exclusively(t *testing.T, l Listener, took func(fd int)) {
+	t.Helper()
+	fd := duplicate(t, l, 0)
+	must(t, unix.SetNonblock(fd, true))
+	poll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	must(t, err)
+	must(t, unix.EpollCtl(poll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLEXCLUSIVE, Fd: int32(fd)}))
+	end, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+	must(t, err)
+	must(t, unix.EpollCtl(poll, unix.EPOLL_CTL_ADD, end, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(end)}))
+	var done sync.WaitGroup
+	done.Go(func() { // ends when end can be read
+		events := make([]unix.EpollEvent, 1)
+		for {
+			n, err := unix.EpollWait(poll, events, -1)
+			if n == 1 && events[0].Fd == int32(end) {
+				return
+			}
+			if err != nil && err != unix.EINTR {
+				t.Error(err)
+				return
+			}
+			if c, _, err := unix.Accept4(fd, unix.SOCK_CLOEXEC); err == nil {
+				took(c)
+			}
+		}
+	})
+	t.Cleanup(func() {
+		_, err := unix.Write(end, []byte{1, 0, 0, 0, 0, 0, 0, 0})
+		must(t, err)
+		done.Wait()
+		for _, fd := range []int{fd, poll, end} {
+			unix.Close(fd)
+		}
+	})
+}
+
+// The worker that the kernel prefers must not hide the other for ever.
+func TestASharedSocketWhoseIdleWorkerTakesEverything(t *testing.T) {
+	dir := unixDirectory(t)
+	for _, address := range []string{"127.0.0.1:0", "unix://" + dir + "/s"} {
+		t.Run(address, func(t *testing.T) {
+			l := listenAt(t, address, Options{UID: -1, GID: -1, Shared: true})
+			var preferred atomic.Int64
+			exclusively(t, l, func(fd int) { preferred.Add(1); unix.Close(fd) })
+			k := &kin{own: make(map[uint64]bool)}
+			exclusively(t, l, func(fd int) {
+				inode, err := inodeOf(fd)
+				must(t, err)
+				k.mu.Lock()
+				k.own[inode] = true
+				k.mu.Unlock()
+				_, _ = unix.Write(fd, []byte("owner"))
+				ends(fd)
+			})
+			ctx, cancel := context.WithTimeout(t.Context(), deadline)
+			defer cancel()
+			must(t, l.Probe(ctx, 0, k.owns))
+			own, err := l.Dial(ctx, 0, k.owns)
+			must(t, err)
+			defer own.Close()
+			b := make([]byte, 5)
+			if _, err := io.ReadFull(own, b); string(b) != "owner" || err != nil {
+				t.Errorf("%q answered, %v", b, err)
+			}
+			t.Logf("%d connections reached the other worker", preferred.Load())
+		})
+	}
+}
+
+// ends closes fd, in a goroutine, once the other end has closed.
+func ends(fd int) {
+	go func() { // ends then; the listener's Close waits no longer than that
+		_, _ = unix.Read(fd, make([]byte, 1))
+		unix.Close(fd)
+	}()
+}

@@ -48,23 +48,23 @@ const (
 	courtesy = 100 * time.Millisecond
 )
 
-// verdict is what became of one connection.
-type verdict int
-
-const (
-	accepted verdict = iota
-	again            // reset, taken by another, or not answered: no proof either way
-)
+// errAgain: the connection was reset, taken by another, or not answered, which
+// is no proof either way.
+var errAgain = errors.New("no proof either way")
 
 func (p *prober) run(ctx context.Context, slot int) error {
 	pause := firstLook
-	for {
-		v, err := p.attempt(ctx)
-		if err == nil && v == accepted {
+	for tries := 0; ; tries++ {
+		n := 1
+		if p.isolate == nil {
+			n = volleySize(tries)
+		}
+		err := volley(ctx, n, p.attempt)
+		if err == nil {
 			return nil
 		}
-		if err == nil {
-			err = p.sleep(ctx, pause)
+		if errors.Is(err, errAgain) {
+			err = p.sleep(ctx, time.Duration(n)*pause)
 			pause = min(2*pause, lastLook)
 		}
 		if err != nil {
@@ -97,66 +97,66 @@ func (p *prober) sleep(ctx context.Context, d time.Duration) error {
 }
 
 // attempt makes one connection, watches it, and keeps or closes it.
-func (p *prober) attempt(ctx context.Context) (verdict, error) {
+func (p *prober) attempt(ctx context.Context) error {
 	fd, from, reused, err := p.ports.client(p.at, p.origin)
 	if err != nil {
-		return again, err
+		return err
 	}
-	v, err := p.connect(ctx, fd, from)
+	err = p.connect(ctx, fd, from)
 	if reused && errors.Is(err, unix.EADDRNOTAVAIL) {
 		unix.Close(fd) // the last connection between these ports is not over for the kernel
-		return again, nil
+		return errAgain
 	}
-	if err == nil && v == accepted && p.keep != nil {
-		return v, p.keep(fd, from)
+	if err == nil && p.keep != nil {
+		return p.keep(fd, from)
 	}
 	p.part(fd, from, 0)
-	return v, err
+	return err
 }
 
 // connect lets the connection begin, isolated where that is asked for, and
-// returns when there is a verdict. Until then the rule that isolates it stays:
+// returns nil when it is proof. Until it returns the rule that isolates it stays:
 // with SYN cookies the slot is chosen when the handshake ends, not before.
-func (p *prober) connect(ctx context.Context, fd int, from netip.AddrPort) (verdict, error) {
+func (p *prober) connect(ctx context.Context, fd int, from netip.AddrPort) error {
 	if p.isolate != nil {
 		release, err := p.isolate(from)
 		if err != nil {
-			return again, err
+			return err
 		}
 		defer release()
 	}
 	to, err := p.at.reach(p.origin)
 	if err != nil {
-		return again, err
+		return err
 	}
 	err = unix.Connect(fd, to)
 	if errors.Is(err, unix.ECONNREFUSED) {
-		return again, nil
+		return errAgain
 	}
 	if err != nil && !errors.Is(err, unix.EINPROGRESS) {
-		return again, fmt.Errorf("connect from %s: %w", from, err)
+		return fmt.Errorf("connect from %s: %w", from, err)
 	}
-	v, err := p.await(ctx, fd, from)
-	if p.left != nil && (err != nil || v != accepted) {
+	err = p.await(ctx, fd, from)
+	if p.left != nil && err != nil {
 		p.left(from)
 	}
-	return v, err
+	return err
 }
 
-// await looks at the connection from both ends until there is a verdict.
-func (p *prober) await(ctx context.Context, fd int, from netip.AddrPort) (verdict, error) {
+// await looks at the connection from both ends until it is proof, or never will be.
+func (p *prober) await(ctx context.Context, fd int, from netip.AddrPort) error {
 	began, wait, asked := time.Now(), firstLook, false
 	var taken time.Time // when somebody's acceptance was first seen
 	for {
 		state, err := observe(fd)
 		if err != nil {
-			return again, err
+			return err
 		}
 		switch {
 		case state == reset, state == connecting && time.Since(began) > patience:
-			return again, nil
+			return errAgain
 		case state == answered && p.owner == nil:
-			return accepted, nil
+			return nil
 		}
 		if state == open && !asked && p.keep == nil && p.defers() {
 			asked = true
@@ -165,24 +165,24 @@ func (p *prober) await(ctx context.Context, fd int, from netip.AddrPort) (verdic
 		}
 		s, ok, err := diag.Get(unix.IPPROTO_TCP, p.at.target(p.origin), from)
 		if err != nil {
-			return again, err
+			return err
 		}
 		switch {
 		case ok && p.landing && state != connecting:
-			return accepted, nil // the other end exists, and so has its slot
+			return nil // the other end exists, and so has its slot
 		case !ok && p.landing && time.Since(began) > patience:
-			return again, nil // a SYN cookie whose ACK found the queue full
+			return errAgain // a SYN cookie whose ACK found the queue full
 		case ok && s.Inode != 0 && (p.owner == nil || p.owner(s.Inode)), ok && s.Orphaned() && p.owner == nil:
-			return accepted, nil
+			return nil
 		case ok && s.Inode != 0 && taken.IsZero():
 			taken = time.Now()
 		case ok && s.Orphaned(), state == answered && (!ok || s.Inode == 0):
-			return again, nil // closed before its owner could be told
+			return errAgain // closed before its owner could be told
 		case !taken.IsZero() && time.Since(taken) > ownerPatience:
-			return again, nil // another took it
+			return errAgain // another took it
 		}
 		if err := p.sleep(ctx, wait); err != nil {
-			return again, err
+			return err
 		}
 		wait = min(2*wait, lastLook)
 	}

@@ -121,7 +121,7 @@ func (l *unixListener) Connections(owner func(inode uint64) bool) (int, error) {
 // that it reaches the slot whether the path leads there or not. The connection
 // carries nothing and is closed as soon as it was accepted.
 func (l *unixListener) Probe(ctx context.Context, number int, owner func(inode uint64) bool) error {
-	return l.insist(ctx, number, "probe", func() error {
+	return l.insist(ctx, number, "probe", func(ctx context.Context) error {
 		fd, inode, err := l.prove(ctx, number, owner)
 		if err == nil {
 			unix.Close(fd) // it carried nothing
@@ -138,30 +138,36 @@ func (l *unixListener) Dial(ctx context.Context, number int, owner func(inode ui
 	if l.reason != "" && owner == nil {
 		return nil, l.fail("dial", ErrNoProof)
 	}
-	var c net.Conn
-	err := l.insist(ctx, number, "dial", func() (err error) {
+	var kept oneConn
+	return kept.after(l.insist(ctx, number, "dial", func(ctx context.Context) error {
 		var fd int
 		var inode uint64
+		var err error
 		if l.reason == "" {
 			fd, inode, err = l.connect(number)
 		} else {
 			fd, inode, err = l.prove(ctx, number, owner)
 		}
 		if err == nil {
-			c, err = takeOver(fd, func(fd int) { l.part(number, inode, fd) })
-		} else if fd >= 0 {
+			return kept.take(fd, func(fd int) { l.part(number, inode, fd) })
+		}
+		if fd >= 0 {
 			l.abandon(ctx, number, inode, fd)
 		}
 		return err
-	})
-	return c, err
+	}))
 }
 
 // insist repeats try until it succeeds or ctx ends.
-func (l *unixListener) insist(ctx context.Context, number int, doing string, try func() error) error {
+func (l *unixListener) insist(ctx context.Context, number int, doing string, try func(ctx context.Context) error) error {
 	var last error
-	for pause := probePause; ; pause = min(2*pause, maxProbePause) {
-		err := try()
+	pause := probePause
+	for tries := 0; ; tries++ {
+		n := 1
+		if l.reason != "" {
+			n = volleySize(tries)
+		}
+		err := volley(ctx, n, try)
 		switch {
 		case err == nil:
 			return nil
@@ -170,7 +176,9 @@ func (l *unixListener) insist(ctx context.Context, number int, doing string, try
 		case ctx.Err() == nil:
 			last = err
 		}
-		if late := wait(ctx, pause); late != nil {
+		late := wait(ctx, time.Duration(n)*pause)
+		pause = min(2*pause, maxProbePause)
+		if late != nil {
 			if last != nil {
 				late = fmt.Errorf("%w (%w)", late, last)
 			}
