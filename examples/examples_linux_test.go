@@ -44,8 +44,12 @@ var table = []example{
 	{dir: "go-plain", build: goServer("go-plain"), flags: quick},
 	{dir: "go-worker", build: goServer("go-worker"), flags: quick, politely: true},
 	{dir: "go-systemd", build: goServer("go-systemd"), flags: quick},
+	{dir: "go-tableflip", build: goServer("go-tableflip"), flags: quick},
+	{dir: "node-express", needs: []string{"node", "npm"}, build: installExpress, flags: quick, politely: true},
 	{dir: "python-asyncio", needs: []string{"python3"}, flags: quick},
 	{dir: "gunicorn", needs: []string{"gunicorn"}, flags: quick},
+	{dir: "nginx", needs: []string{"nginx"}, flags: quick, nameless: true},
+	{dir: "php-fpm", needs: []string{"php-fpm8.2"}, flags: quick, address: "127.0.0.1:9000", dial: throughFastCGI},
 	{dir: "java", needs: []string{"java", "javac"}, build: compileJava, flags: quick},
 }
 
@@ -73,11 +77,19 @@ func goServer(folder string) func(*testing.T, string) {
 	}
 }
 
+func installExpress(t *testing.T, dir string) {
+	if err := command(t, dir, "npm", "ci", "--no-audit", "--no-fund"); err != nil {
+		lack(t, "needs express: %v", err)
+	}
+}
+
 func compileJava(t *testing.T, dir string) {
 	if err := command(t, dir, "javac", "Server.java"); err != nil {
 		t.Fatal(err)
 	}
 }
+
+func throughFastCGI(dir string) load.Dialer { return fastCGI(filepath.Join(dir, "index.php")) }
 
 func TestEachExampleIsSwappedWithoutLoss(t *testing.T) {
 	for _, e := range table {
@@ -127,6 +139,26 @@ func (a *app) judge(r run) {
 		}
 		if h := got.All(); r.kind == load.Slow && h.Quantile(0.01) < slowAnswer {
 			a.t.Errorf("a slow answer took %v, not at least %v: it was not in flight for long", h.Quantile(0.01), slowAnswer)
+		}
+	}
+}
+
+// Every folder is run: one that is in no row would be a promise nobody holds.
+func TestEveryFolderIsAnExampleThatRuns(t *testing.T) {
+	entries, err := os.ReadDir(".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range entries {
+		if !d.IsDir() {
+			continue
+		}
+		in := false
+		for _, e := range table {
+			in = in || e.dir == d.Name()
+		}
+		if !in {
+			t.Errorf("%s is in no row of the table", d.Name())
 		}
 	}
 }
