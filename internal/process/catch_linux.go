@@ -14,13 +14,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What the handler in assembly reads. They are set once, before it is installed.
+// What the handler in assembly uses. The first two are set once, before it is
+// installed.
 //
 //nolint:unused // not by assembly
 var (
-	catchPipe int32 // write end; never closed
-	catchPID  int32 // this process; a child between fork and exec has the handler too
+	catchPipe   int32     // write end; never closed
+	catchPID    int32     // this process; a child between fork and exec has the handler too
+	catchUnread [65]int32 // records of each signal in the pipe; at most catchMax
 )
+
+// catchMax of each of eight signals fit into a pipe of one page, the smallest there
+// is (pipe(7)): the pipe is never full, and a storm of one signal hides no other.
+// The assembly has the number too.
+const catchMax = 16
 
 // handlerPC and restorerPC are where the assembly functions lie: a func value would
 // lead to a wrapper for Go's own calling convention.
@@ -59,8 +66,7 @@ var caught atomic.Bool
 
 // Catch takes these signals over for as long as the process lives, and calls tell for
 // each, one at a time, on a goroutine of its own, which ends with the process. tell
-// must not wait: while it does, signals are kept as far as a pipe holds them, some
-// thousands.
+// should not wait: meanwhile the first 16 of each signal are kept, and no more.
 //
 // os/signal cannot say who sent a signal, so this replaces the runtime's handler with
 // one of its own, which does nothing but write siginfo to a pipe. The other ways are
@@ -74,6 +80,9 @@ var caught atomic.Bool
 // The error is errors.ErrUnsupported where this is not written: other systems and
 // other processors.
 func Catch(tell func(Caught), sigs ...syscall.Signal) error {
+	if len(sigs)*catchMax*record > 4096 {
+		return fmt.Errorf("signals: %d are too many to catch", len(sigs))
+	}
 	if caught.Swap(true) {
 		return fmt.Errorf("signals: caught already")
 	}
@@ -115,7 +124,9 @@ func passOn(from io.Reader, tell func(Caught)) {
 		if _, err := io.ReadFull(from, b[:]); err != nil {
 			return // the write end is never closed
 		}
-		tell(parseRecord(b))
+		c := parseRecord(b)
+		atomic.AddInt32(&catchUnread[c.Signal], -1)
+		tell(c)
 	}
 }
 

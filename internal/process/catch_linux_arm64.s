@@ -5,14 +5,24 @@
 // register, because the kernel restores them all, and must call nothing of Go's. A
 // system call leaves all registers but R0 alone.
 TEXT onSignal<>(SB), NOSPLIT|NOFRAME|TOPFRAME, $0
+	MOVW	R0, R2
 	MOVD	$172, R8		// getpid
 	SVC
 	MOVW	·catchPID(SB), R3
 	CMPW	R3, R0
 	BNE	done			// a child of ours before its exec: not for us
+	MOVD	$·catchUnread(SB), R4
+	ADD	R2<<2, R4
+again:
+	LDAXRW	(R4), R5
+	CMPW	$16, R5			// catchMax
+	BGE	done
+	ADDW	$1, R5
+	STLXRW	R5, (R4), R6
+	CBNZ	R6, again
 	MOVW	·catchPipe(SB), R0
 	MOVD	$24, R2
-	MOVD	$64, R8			// write(catchPipe, siginfo, 24); a full pipe refuses
+	MOVD	$64, R8			// write(catchPipe, siginfo, record)
 	SVC
 done:
 	RET

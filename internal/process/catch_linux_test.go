@@ -34,6 +34,10 @@ func init() {
 			signal.Ignore(syscall.SIGHUP)
 			exit(syscall.Exec("/proc/self/exe", append(os.Args[:1], "forking"), os.Environ()))
 		}
+		if len(args) > 0 && args[0] == "stuck" {
+			stuck()
+			return
+		}
 		exit(Catch(func(c Caught) { fmt.Println(SignalName(c.Signal), c.PID) }, launcherSignals...))
 		fmt.Println("up")
 		if len(args) > 0 {
@@ -43,11 +47,17 @@ func init() {
 	}
 }
 
-func exit(err error) {
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		syscall.Exit(1)
-	}
+// stuck waits for its stdin with the first signal in hand, and says then what came.
+func stuck() {
+	in := bufio.NewReader(os.Stdin)
+	hold := sync.OnceFunc(func() {
+		fmt.Println("stuck")
+		_, err := in.ReadString('\n')
+		exit(err)
+	})
+	exit(Catch(func(c Caught) { hold(); fmt.Println(SignalName(c.Signal)) }, launcherSignals...))
+	fmt.Println("up")
+	select {}
 }
 
 // pastime is what a launcher does when signals come.
@@ -95,13 +105,6 @@ func catcher(t *testing.T, args ...string) talk {
 		t.Fatalf("%q", got)
 	}
 	return p
-}
-
-func (k talk) says(t *testing.T, want string) {
-	t.Helper()
-	if got := k.line(t); got != want {
-		t.Fatalf("told %q, want %q", got, want)
-	}
 }
 
 func TestTheSenderOfASignalIsTold(t *testing.T) {
@@ -220,7 +223,7 @@ func terminal(t *testing.T) (pty, tty *os.File) {
 
 func TestASignalIsNotLostInAStormOfAnother(t *testing.T) {
 	p := catcher(t, "busy")
-	stop, told := make(chan struct{}), make(chan struct{}, 1)
+	stop, told := make(chan struct{}), make(chan struct{}, 100) // more than are sent
 	var wg sync.WaitGroup
 	sent := 0
 	wg.Go(func() { // ends with stop
@@ -256,6 +259,42 @@ func TestASignalIsNotLostInAStormOfAnother(t *testing.T) {
 	<-p.Done()
 	wg.Wait()
 	t.Logf("among %d USR1", sent)
+}
+
+// While nobody reads, each signal is kept, however many there are of another.
+func TestAStormThatNobodyReadsHidesNoOtherSignal(t *testing.T) {
+	p := catcher(t, "stuck")
+	send := func(sig syscall.Signal) {
+		t.Helper()
+		if err := syscall.Kill(p.PID(), sig); err != nil {
+			t.Fatal(err)
+		}
+	}
+	send(syscall.SIGHUP)
+	p.says(t, "stuck")
+	for range 10_000 {
+		send(syscall.SIGUSR1)
+		send(syscall.SIGTTIN)
+	}
+	send(syscall.SIGTERM)
+	send(syscall.SIGQUIT)
+	if _, err := p.in.WriteString("go on\n"); err != nil {
+		t.Fatal(err)
+	}
+	count := map[string]int{}
+	for count["QUIT"] == 0 || count["TERM"] == 0 {
+		count[p.line(t)]++
+	}
+	// And the flood leaves nothing behind.
+	for range 3 * catchMax {
+		send(syscall.SIGUSR1)
+		for p.line(t) != "USR1" {
+			continue
+		}
+	}
+	if n := count["USR1"]; count["HUP"] != 1 || n < 1 || n > catchMax {
+		t.Errorf("told: %v", count)
+	}
 }
 
 // Between fork and exec a child shares the launcher's memory and, for a moment, its

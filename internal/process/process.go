@@ -68,6 +68,16 @@ type Command struct {
 	// Limits by name (nofile, core, as, memlock, ...): "SOFT:HARD" or one value for
 	// both; bytes may end in K, M, G or T (of 1024); "unlimited" is no limit.
 	Limits map[string]string
+	// Confine keeps the signals of the target and of all that it starts among
+	// themselves: kill(2) of anybody else, the launcher first of all, is EPERM,
+	// whatever the signal and whoever they are; ptrace(2) of others as well. Others
+	// may signal them as ever. Resolve refuses it on a kernel without Landlock's
+	// signal scope (landlock(7), Linux 6.12).
+	//
+	// A launcher without CAP_SYS_ADMIN has to set no_new_privs for it (prctl(2)):
+	// set-user-ID programs, such as sudo, then give the target no other rights. And
+	// programs that end when they cannot signal their parent (facebookgo/grace) end.
+	Confine bool
 }
 
 // Spec is one start of a Release.

@@ -38,6 +38,7 @@ type Release struct {
 	umask    int // -1: unchanged
 	limits   []limit
 	who      *identity
+	confine  bool
 
 	mu          sync.RWMutex // held for reading while a start passes the descriptors on
 	exeFD, wdFD int          // -1: closed, or none
@@ -102,6 +103,11 @@ func (r *Release) resolve(c Command) (err error) {
 	}
 	if r.limits, err = parseLimits(c.Limits); err != nil {
 		return err
+	}
+	if r.confine = c.Confine; r.confine {
+		if err = confinable(); err != nil {
+			return err
+		}
 	}
 	if err = r.openDir(c.Dir); err != nil {
 		return err

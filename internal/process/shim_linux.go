@@ -25,6 +25,7 @@ type order struct {
 	Umask     int    // -1: unchanged
 	Limits    []limit
 	Who       *identity
+	Confine   bool
 	Patience  time.Duration // how long an executable that is being written is waited for
 }
 
@@ -153,6 +154,9 @@ func (o *order) prepare(dir int) (string, syscall.Errno) {
 	}
 	if o.Umask >= 0 {
 		syscall.Umask(o.Umask)
+	}
+	if o.Confine {
+		return o.assumeConfined()
 	}
 	if o.Who != nil {
 		return o.Who.assume()
