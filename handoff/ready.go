@@ -114,10 +114,20 @@ func (s *Supervisor) sign(w *worker, sign health.Sign, words string) {
 	s.step(machine.BecameReady{Worker: w.id})
 }
 
-// message handles what a worker said on its notify socket.
+// earliest bounds how many messages of a worker are kept until launched is told:
+// milliseconds, in which an honest one says one or two things.
+const earliest = 64
+
+// message handles what a worker said on one of its channels.
 func (s *Supervisor) message(w *worker, m protocol.Message) {
 	if s.workers[w.id] != w {
 		return // said with its last breath
+	}
+	if !w.running { // a target may be faster than the word that it runs
+		if len(w.early) < earliest {
+			w.early = append(w.early, m)
+		}
+		return
 	}
 	if m.Status != "" && m.Status != w.status {
 		w.status = m.Status

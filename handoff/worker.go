@@ -35,6 +35,7 @@ type worker struct {
 	readiness health.Readiness
 	ready     bool
 	lastTry   lastTry              // of the probe that is to make it ready
+	early     []protocol.Message   // said before launched was told
 	given     map[*listener]uint64 // the sockets it was started with, by inode
 	held      map[*listener]bool   // listeners whose slot it was seen to have open when ready
 	status    string               // in its own words
@@ -205,6 +206,10 @@ func (s *Supervisor) launched(w *worker, p *process.Process, err error) {
 		s.askToEnd(w)
 	default:
 		s.awaitReady(g, w)
+		for _, m := range w.early {
+			s.message(w, m)
+		}
+		w.early = nil
 	}
 }
 

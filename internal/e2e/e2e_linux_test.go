@@ -19,13 +19,6 @@ import (
 func TestMain(m *testing.M) {
 	process.Main()
 	testkit.Main()
-	if len(os.Args) > 2 && os.Args[1] == tableflipArg {
-		if err := tableflipTarget(os.Args[2]); err != nil {
-			fmt.Fprintln(os.Stderr, "target:", err)
-			os.Exit(1)
-		}
-		os.Exit(0)
-	}
 	os.Exit(m.Run())
 }
 

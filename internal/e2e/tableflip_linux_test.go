@@ -1,54 +1,34 @@
 package e2e
 
 import (
-	"context"
 	"fmt"
-	"net"
-	"net/http"
-	"os"
-	"os/signal"
-	"syscall"
+	"os/exec"
+	"path/filepath"
+	"sync"
 	"testing"
-	"time"
-
-	"github.com/cloudflare/tableflip"
 
 	"baton/internal/load"
 	"baton/internal/testkit"
 )
 
-// tableflipArg as first argument makes this binary a program built on tableflip
-// that was given its socket, as one under systemd's socket activation is.
-const tableflipArg = "tableflip-target"
+// buildFlip makes the program on tableflip. It is one of its own: a test binary that
+// carried tableflip would be taken for such a program itself.
+var buildFlip = sync.OnceValues(func() (string, error) {
+	path := filepath.Join(filepath.Dir(testkit.Target()[0]), "flip")
+	out, err := exec.Command("go", "build", "-o", path, "./testdata/flip").CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("go build flip: %w\n%s", err, out)
+	}
+	return path, nil
+})
 
-// tableflipTarget serves on descriptor 3, whose path is args[0], until TERM.
-// Its Upgrader unlinks the unix sockets that it knows when it stops.
-func tableflipTarget(path string) error {
-	upg, err := tableflip.New(tableflip.Options{})
+func flip(t testing.TB) string {
+	t.Helper()
+	path, err := buildFlip()
 	if err != nil {
-		return err
+		t.Fatal(err)
 	}
-	l, err := net.FileListener(os.NewFile(3, path))
-	if err != nil {
-		return err
-	}
-	if err := upg.AddListener("unix", path, l.(*net.UnixListener)); err != nil {
-		return err
-	}
-	server := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set(load.HeaderGeneration, os.Getenv("BATON_GENERATION"))
-		fmt.Fprintln(w, os.Getpid())
-	})}
-	go func() { _ = server.Serve(l) }() // ends with Shutdown
-	term := make(chan os.Signal, 1)
-	signal.Notify(term, syscall.SIGTERM)
-	if err := upg.Ready(); err != nil {
-		return err
-	}
-	<-term
-	upg.Stop()
-	<-upg.Exit() // it has unlinked by then
-	return server.Shutdown(context.Background())
+	return path
 }
 
 // A program built on tableflip unlinks the path of its unix socket when it
@@ -56,7 +36,7 @@ func tableflipTarget(path string) error {
 func TestATableflipProgramDoesNotTakeThePathWithIt(t *testing.T) {
 	testkit.Leaks(t)
 	path := shortDir(t) + "/web.sock"
-	a := run(t, config(t, []string{testkit.Target()[0], tableflipArg, path}, quick, listen("web", "unix://"+path)))
+	a := run(t, config(t, []string{flip(t), "own", path}, quick, `protocols = ["systemd"]`, listen("web", "unix://"+path)))
 	for range 5 {
 		from := a.Next()
 		a.HUP()
@@ -68,4 +48,41 @@ func TestATableflipProgramDoesNotTakeThePathWithIt(t *testing.T) {
 		}
 	}
 	a.Stop()
+}
+
+// A program built on tableflip gets its listener from its Upgrader, however it
+// spells the address, is ready when it says so, and learns when the old one is gone.
+func TestATableflipProgramFindsItsListener(t *testing.T) {
+	program := flip(t)
+	dir := shortDir(t)
+	for i, c := range []struct{ listen, network, address string }{
+		{"127.0.0.1:%d", "tcp", "127.0.0.1:%d"},
+		{":%d", "tcp", "0.0.0.0:%d"},
+		{":%d", "tcp", ":%d"},
+		{"unix://" + dir + "/s%d", "unix", dir + "/s%d"},
+	} {
+		t.Run(fmt.Sprintf("%s-%d", c.network, i), func(t *testing.T) {
+			testkit.Leaks(t)
+			n := freePort(t)
+			at, as := fmt.Sprintf(c.listen, n), fmt.Sprintf(c.address, n)
+			a := run(t, config(t, []string{program, "listen", c.network, as}, quick, listen("web", at)))
+			a.WaitLog("ready.*tableflip")
+			a.WaitLog("the parent is gone for 1")
+			fresh := begun(t, load.Options{Targets: []load.Target{a.address("web")}, Clients: 4})
+			for range 5 {
+				a.swap()
+				a.gone(a.last - 1)
+				a.WaitLog(fmt.Sprintf("the parent is gone for %d", a.last))
+			}
+			r := fresh.Stop()
+			if c.network == "unix" {
+				// The program removes the path when it ends, and no signal to it does not end
+				// it so: who connects before the path is back, about a millisecond later, is
+				// refused.
+				r.Lost -= r.Reasons[load.Refused]
+			}
+			none(t, "tableflip", r, 100)
+			a.Stop()
+		})
+	}
 }

@@ -10,7 +10,12 @@ type systemd struct {
 }
 
 func openSystemd(_ *Hub, c *Choice, w *Worker) (channel, error) {
-	n, err := OpenNotify(w.Member, w.On, w.Log)
+	n, err := OpenNotify(w.Member, func(m Message) {
+		if m.Ready {
+			m.Via = "READY=1"
+		}
+		w.On(m)
+	}, w.Log)
 	if err != nil {
 		return nil, err
 	}
