@@ -32,6 +32,7 @@ import (
 // Plan is what one generation is to be, resolved from a configuration.
 type Plan struct {
 	Command       process.Command
+	Note          string         // what will not work with this command, for the log; or ""
 	Listeners     []ListenerPlan // in the order in which a worker sees them
 	Ready         health.Mode
 	ReadyDelay    time.Duration // for health.Delay

@@ -137,6 +137,9 @@ func (s *Supervisor) prepared(n machine.Generation, p prepared) {
 			s.finding(l, "steering changes only when the listener is opened anew: restart to apply it")
 		}
 	}
+	if p.plan.Note != "" {
+		s.log.Warn(p.plan.Note, "generation", int(n))
+	}
 	s.gens[n] = g
 	for _, l := range s.listeners {
 		if !slices.Contains(g.listeners, l) {

@@ -101,6 +101,9 @@ func describe(w io.Writer, path string, v verdict) error {
 	for _, spoken := range v.Machine.Protocols {
 		row("protocol", spoken.Name+" ("+spoken.Why+")")
 	}
+	if v.Machine.Note != "" {
+		row("note", v.Machine.Note)
+	}
 	if c.Profile != "" {
 		row("profile", c.Profile)
 	}

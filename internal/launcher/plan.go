@@ -23,26 +23,20 @@ func plan(c *config.Config) (*handoff.Plan, error) {
 	if err != nil {
 		return nil, err
 	}
+	cmd, note, err := unwrapped(c)
+	if err != nil {
+		return nil, err
+	}
 	p := &handoff.Plan{
-		Command:       command(c),
+		Command:       cmd,
+		Note:          note,
 		Ready:         mode,
 		ReadyDelay:    c.Handoff.ReadyDelay,
 		HandshakeWait: c.Handoff.HandshakeWait,
 		DrainSignal:   c.Handoff.DrainSignal(),
 		Protocols:     protocols(c),
 		Stdin:         c.Command.Stdin,
-		Policy: machine.Policy{
-			Workers:      1,
-			ReadyTimeout: c.Handoff.ReadyTimeout,
-			Bake:         c.Handoff.Bake,
-			DrainDelay:   c.Handoff.DrainDelay,
-			DrainIdle:    c.Handoff.DrainIdle,
-			DrainTimeout: c.Handoff.DrainTimeout,
-			MaxDraining:  c.Handoff.MaxDraining,
-			BackoffMin:   c.Restart.BackoffMin,
-			BackoffMax:   c.Restart.BackoffMax,
-			ResetAfter:   c.Restart.ResetAfter,
-		},
+		Policy:        policy(c),
 	}
 	if p.Probe, err = probe(c); err != nil {
 		return nil, err
@@ -60,6 +54,21 @@ func plan(c *config.Config) (*handoff.Plan, error) {
 		p.Listeners = append(p.Listeners, lp)
 	}
 	return p, nil
+}
+
+func policy(c *config.Config) machine.Policy {
+	return machine.Policy{
+		Workers:      1,
+		ReadyTimeout: c.Handoff.ReadyTimeout,
+		Bake:         c.Handoff.Bake,
+		DrainDelay:   c.Handoff.DrainDelay,
+		DrainIdle:    c.Handoff.DrainIdle,
+		DrainTimeout: c.Handoff.DrainTimeout,
+		MaxDraining:  c.Handoff.MaxDraining,
+		BackoffMin:   c.Restart.BackoffMin,
+		BackoffMax:   c.Restart.BackoffMax,
+		ResetAfter:   c.Restart.ResetAfter,
+	}
 }
 
 // probe is that of [health.ready]; nil when there is none.
@@ -94,6 +103,26 @@ func protocols(c *config.Config) protocol.Settings {
 	return s
 }
 
+// unwrapped is the command that is run in the end, where the configured one is
+// a wrapper such as npm start, which would keep what is meant for the program it
+// starts. note says what will not work, if anything.
+func unwrapped(c *config.Config) (cmd process.Command, note string, err error) {
+	cmd = command(c)
+	if s := protocols(c); len(s.Kinds) > 0 && !slices.Contains(s.Kinds, protocol.KindNode) {
+		return cmd, "", nil
+	}
+	path := os.Getenv("PATH")
+	if p, ok := c.Command.Env["PATH"]; ok {
+		path = p
+	}
+	u, err := protocol.Unwrap(cmd.Exec, cmd.Dir, path)
+	if err != nil {
+		return cmd, "", err
+	}
+	cmd.Exec, cmd.Env = u.Exec, append(cmd.Env, u.Env...)
+	return cmd, u.Note, nil
+}
+
 // command begins with the launcher's environment, without what is meant for
 // the launcher alone.
 func command(c *config.Config) process.Command {
@@ -101,7 +130,7 @@ func command(c *config.Config) process.Command {
 		Exec: c.Command.Exec, Dir: c.Command.Directory,
 		User: c.Command.User, Group: c.Command.Group,
 		Base: protocol.Scrub(os.Environ()), EnvFile: c.Command.EnvFile,
-		Umask: c.Command.Umask, Limits: c.Command.Limits,
+		Umask: c.Command.Umask, Limits: c.Command.Limits, Confine: c.Command.ConfineSignals,
 	}
 	for k, v := range c.Command.Env {
 		cmd.Env = append(cmd.Env, k+"="+v)
@@ -163,7 +192,11 @@ func gid(name string) (int, error) {
 func Check(c *config.Config) (Checked, error) {
 	var done Checked
 	p, err := plan(c)
-	r, rerr := process.Resolve(command(c))
+	cmd := command(c)
+	if err == nil {
+		cmd, done.Note = p.Command, p.Note
+	}
+	r, rerr := process.Resolve(cmd)
 	if rerr == nil {
 		defer r.Close() // only read from
 	}
@@ -190,6 +223,7 @@ type Checked struct {
 	Args       []string   `json:"args"` // behind the program's name
 	Listeners  []string   `json:"listeners"`
 	Protocols  []Protocol `json:"protocols"`
+	Note       string     `json:"note,omitempty"` // what will not work as it is
 }
 
 // Protocol is one way in which the program is spoken to.
