@@ -63,4 +63,12 @@ func TestASocketIsGivenOutOnce(t *testing.T) {
 	if got, err := in.claim("other", "tcp", l.Addr().String()); got != nil || err != nil {
 		t.Errorf("by its address, the second time: %v %v", got, err)
 	}
+	for _, name := range []string{"web", "other"} {
+		in := &inheritance{sockets: []*socket{{name: "web", listener: l}}}
+		first, _ := in.claim(name, "tcp", l.Addr().String())
+		second, _ := in.claim(name, "tcp", l.Addr().String())
+		if first != l || second != nil {
+			t.Errorf("as %s by its address: %v, then %v", name, first, second)
+		}
+	}
 }

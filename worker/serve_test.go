@@ -261,6 +261,25 @@ func TestWhatGoesWrongEndsServeWithItsError(t *testing.T) {
 	}
 }
 
+// faulty cannot accept in a drain.
+type faulty struct{ *net.TCPListener }
+
+func (f faulty) Accept() (net.Conn, error) {
+	if c, err := f.TCPListener.Accept(); err == nil {
+		return c, nil
+	}
+	return nil, errors.New("broken in the drain")
+}
+
+func TestWhatGoesWrongInTheDrainIsTheErrorToo(t *testing.T) {
+	testkit.Leaks(t)
+	ctx, stop := context.WithCancel(t.Context())
+	s := &Server{HTTP: &http.Server{}, Ready: func() error { stop(); return nil }}
+	if err := s.Serve(ctx, listen(t), faulty{listen(t).(*net.TCPListener)}); err == nil || err.Error() != "broken in the drain" {
+		t.Errorf("Serve: %v", err)
+	}
+}
+
 func TestAHijackedConnectionIsTheHandlersAndIsToldOfTheDrain(t *testing.T) {
 	testkit.Leaks(t)
 	mux := http.NewServeMux()
@@ -291,10 +310,10 @@ func TestAHijackedConnectionIsTheHandlersAndIsToldOfTheDrain(t *testing.T) {
 	defer resp.Body.Close()
 	a.stop()
 	a.wait()
-	<-told
 	if rest, err := io.ReadAll(c.r); string(rest) != "bye" || err != nil {
-		t.Errorf("the last of the connection: %q %v", rest, err)
+		t.Fatalf("the last of the connection: %q %v", rest, err)
 	}
+	<-told
 }
 
 func TestTheUsersOwnHooksSeeWhatTheyWould(t *testing.T) {
@@ -322,12 +341,17 @@ func TestTheUsersOwnHooksSeeWhatTheyWould(t *testing.T) {
 			states = append(states, s)
 		},
 	}
-	srv.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.Context().Value(key{})) })
+	draining := make(chan (<-chan struct{}), 2)
+	srv.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		draining <- Draining(r.Context())
+		fmt.Fprint(w, r.Context().Value(key{}))
+	})
 	a := serve(t, &Server{HTTP: srv}, l)
 	c := a.dial()
 	c.send("/")
 	c.receive("mine")
 	a.stop()
+	<-<-draining
 	c.send("/")
 	c.receive("mine")
 	c.end()

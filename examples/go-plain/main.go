@@ -21,8 +21,8 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	term, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-	defer stop()
+	term := make(chan os.Signal, 1)
+	signal.Notify(term, syscall.SIGTERM)
 
 	server := &http.Server{Handler: http.HandlerFunc(answer), ReadHeaderTimeout: 10 * time.Second}
 	go func() { // ends with Shutdown
@@ -30,7 +30,7 @@ func main() {
 			log.Fatal(err)
 		}
 	}()
-	<-term.Done()
+	<-term
 	// Without a limit: baton's drain_timeout is one. Connections that are idle now are
 	// closed at once; go-worker shows how their clients are told first.
 	if err := server.Shutdown(context.Background()); err != nil {

@@ -26,8 +26,8 @@ func main() {
 	if len(named["http"]) != 1 {
 		log.Fatalf("one socket named http is wanted, these were passed: %v", named)
 	}
-	term, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-	defer stop()
+	term := make(chan os.Signal, 1)
+	signal.Notify(term, syscall.SIGTERM)
 
 	server := &http.Server{Handler: http.HandlerFunc(answer), ReadHeaderTimeout: 10 * time.Second}
 	go func() { // ends with Shutdown
@@ -38,7 +38,7 @@ func main() {
 	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
 		log.Fatal(err)
 	}
-	<-term.Done()
+	<-term
 	if _, err := daemon.SdNotify(false, daemon.SdNotifyStopping); err != nil {
 		log.Print(err)
 	}

@@ -22,9 +22,15 @@ import (
 func main() {
 	address := flag.String("listen", "127.0.0.1:8080", "host:port")
 	flag.Parse()
+	if err := serve(*address); err != nil {
+		log.Fatal(err)
+	}
+}
+
+func serve(address string) error {
 	upgrader, err := tableflip.New(tableflip.Options{})
 	if err != nil {
-		log.Fatal(err)
+		return err
 	}
 	defer upgrader.Stop()
 
@@ -42,9 +48,9 @@ func main() {
 
 	// The parent's socket, where it has one of just this address. Before Ready, which
 	// closes those that nobody asked for.
-	l, err := upgrader.Listen("tcp", *address)
+	l, err := upgrader.Listen("tcp", address)
 	if err != nil {
-		log.Fatal(err)
+		return err
 	}
 	server := &http.Server{Handler: http.HandlerFunc(answer), ReadHeaderTimeout: 10 * time.Second}
 	go func() { // ends with Shutdown
@@ -53,14 +59,12 @@ func main() {
 		}
 	}()
 	if err := upgrader.Ready(); err != nil {
-		log.Fatal(err)
+		return err
 	}
 	<-upgrader.Exit()
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	if err := server.Shutdown(ctx); err != nil {
-		log.Print(err)
-	}
+	return server.Shutdown(ctx)
 }
 
 func answer(w http.ResponseWriter, r *http.Request) {
