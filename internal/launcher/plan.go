@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/user"
+	"path/filepath"
 	"slices"
 	"strconv"
 
@@ -23,20 +24,18 @@ func plan(c *config.Config) (*handoff.Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	cmd, note, err := unwrapped(c)
-	if err != nil {
-		return nil, err
-	}
 	p := &handoff.Plan{
-		Command:       cmd,
-		Note:          note,
 		Ready:         mode,
 		ReadyDelay:    c.Handoff.ReadyDelay,
 		HandshakeWait: c.Handoff.HandshakeWait,
 		DrainSignal:   c.Handoff.DrainSignal(),
 		Protocols:     protocols(c),
+		Command:       command(c),
 		Stdin:         c.Command.Stdin,
 		Policy:        policy(c),
+	}
+	if err := unwrap(p, c); err != nil {
+		return nil, err
 	}
 	if p.Probe, err = probe(c); err != nil {
 		return nil, err
@@ -103,24 +102,26 @@ func protocols(c *config.Config) protocol.Settings {
 	return s
 }
 
-// unwrapped is the command that is run in the end, where the configured one is
+// unwrap has the plan run what the configured command runs in the end, where that is
 // a wrapper such as npm start, which would keep what is meant for the program it
-// starts. note says what will not work, if anything.
-func unwrapped(c *config.Config) (cmd process.Command, note string, err error) {
-	cmd = command(c)
-	if s := protocols(c); len(s.Kinds) > 0 && !slices.Contains(s.Kinds, protocol.KindNode) {
-		return cmd, "", nil
+// starts.
+func unwrap(p *handoff.Plan, c *config.Config) error {
+	if kinds := p.Protocols.Kinds; len(kinds) > 0 && !slices.Contains(kinds, protocol.KindNode) {
+		return nil
 	}
 	path := os.Getenv("PATH")
-	if p, ok := c.Command.Env["PATH"]; ok {
-		path = p
+	if set, ok := c.Command.Env["PATH"]; ok {
+		path = set
 	}
-	u, err := protocol.Unwrap(cmd.Exec, cmd.Dir, path)
+	u, err := protocol.Unwrap(p.Command.Exec, p.Command.Dir, path)
 	if err != nil {
-		return cmd, "", err
+		return err
 	}
-	cmd.Exec, cmd.Env = u.Exec, append(cmd.Env, u.Env...)
-	return cmd, u.Note, nil
+	if u.Changed {
+		p.Protocols.NodeInside = filepath.Base(p.Command.Exec[0])
+	}
+	p.Command.Exec, p.Command.Env, p.Note = u.Exec, append(p.Command.Env, u.Env...), u.Note
+	return nil
 }
 
 // command begins with the launcher's environment, without what is meant for

@@ -128,6 +128,10 @@ func unknown(k Kind) error {
 
 // look chooses by the program.
 func (c *Choice) look(p Program) {
+	if by := c.Settings.NodeInside; by != "" {
+		c.add(KindNode, by+" runs it with node")
+		return
+	}
 	for _, path := range []string{p.Path, p.Real} {
 		if isNode(filepath.Base(path)) {
 			c.add(KindNode, "it is "+filepath.Base(path))

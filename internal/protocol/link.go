@@ -25,6 +25,7 @@ type Settings struct {
 	ReadyFD     int    // where the worker writes its newline; 0: nowhere
 	NodePreload bool   // node is given the preload that ends keep-alive connections politely
 	NodeAnyPort bool   // node's listen() gets a configured listener whatever port it asks for
+	NodeInside  string // the wrapper that Unwrap saw through, which would have run node; "": none
 }
 
 // Choice is what the workers of a generation speak, and why.
