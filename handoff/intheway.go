@@ -6,13 +6,18 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"baton/internal/socket"
 )
 
 // inUse is how programs say that an address is taken: strerror(EADDRINUSE) in most
 // languages, the constant's name in Node and Ruby.
-var inUse = regexp.MustCompile(`(?i)address (already )?in use|EADDRINUSE|address is already in use`)
+//
+// It is compiled when it is first needed, since this binary is also the shim.
+var inUse = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`(?i)address (is )?(already )?in use|EADDRINUSE`)
+})
 
 // inTheWay says, of a worker that ended with these last lines, which port it can
 // not have had: one of the launcher's own, which it should have taken over, or one
@@ -20,7 +25,7 @@ var inUse = regexp.MustCompile(`(?i)address (already )?in use|EADDRINUSE|address
 // nothing speaks for that.
 func (s *Supervisor) inTheWay(g *generation, tail []string) string {
 	said := strings.Join(tail, "\n")
-	if !inUse.MatchString(said) {
+	if !inUse().MatchString(said) {
 		return ""
 	}
 	listening, err := socket.Listening()
