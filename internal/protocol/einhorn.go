@@ -27,7 +27,7 @@ const (
 	// maxEinhornTalks is how many connections of one worker are listened to at a time.
 	maxEinhornTalks = 8
 	// einhornPatience is how long one may take to say its line.
-	einhornPatience = 5 * time.Second
+	einhornPatience = 3 * time.Second
 )
 
 // einhornHub keeps the directory of the workers' sockets. A client wants a path (Ruby's

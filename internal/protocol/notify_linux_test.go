@@ -19,6 +19,8 @@ import (
 
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
+
+	"baton/internal/process"
 )
 
 // The test binary is also the worker: with this variable it sends each of its
@@ -26,6 +28,11 @@ import (
 const sender = "PROTOCOL_TEST_SENDER"
 
 func TestMain(m *testing.M) {
+	process.Main()
+	if child, ok := children[os.Getenv(childVariable)]; ok {
+		child()
+		syscall.Exit(0) // not os.Exit, as below
+	}
 	switch os.Getenv(sender) {
 	case "":
 		os.Exit(m.Run())

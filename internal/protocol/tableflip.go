@@ -19,10 +19,10 @@ const KindTableflip Kind = "tableflip"
 // tableflipReady is the byte by which the worker says that it is ready.
 const tableflipReady = 42
 
-// tableflip is that for one worker. Its two pipes are descriptors 3 and 4 there: on
+// flipper is that for one worker. Its two pipes are descriptors 3 and 4 there: on
 // the one it says that it is ready, from the other it reads what its sockets, from 5
 // on, are called; and the end of that one means that its predecessor is gone.
-type tableflip struct {
+type flipper struct {
 	ready  *os.File
 	names  *os.File
 	lent   [2]lent // the worker's ends: of ready, of names
@@ -49,7 +49,7 @@ func openTableflip(_ *Hub, _ *Choice, w *Worker) (channel, error) {
 		closeFD(readyW)
 		return nil, err
 	}
-	t := &tableflip{ready: ready, names: names, worker: w}
+	t := &flipper{ready: ready, names: names, worker: w}
 	t.lent[0].fd, t.lent[1].fd = readyW, namesR
 	all := tableflipNames(w.Sockets)
 	for _, n := range all[len(w.Sockets):] {
@@ -60,27 +60,27 @@ func openTableflip(_ *Hub, _ *Choice, w *Worker) (channel, error) {
 	return t, nil
 }
 
-func (t *tableflip) below() []int { return []int{t.lent[0].number(), t.lent[1].number()} }
-func (t *tableflip) files() []int { return t.extra }
+func (t *flipper) below() []int { return []int{t.lent[0].number(), t.lent[1].number()} }
+func (t *flipper) files() []int { return t.extra }
 
-func (t *tableflip) env(int, int) []string {
+func (t *flipper) env(int, int) []string {
 	return []string{variable(tableflipVariable) + "=yes"}
 }
 
-func (t *tableflip) started() {
+func (t *flipper) started() {
 	for i := range t.lent {
 		t.lent[i].letGo()
 	}
 }
 
-func (t *tableflip) close() error {
+func (t *flipper) close() error {
 	t.started()
 	t.ready.Close() // only read from
 	return closed(t.names.Close())
 }
 
 // read waits for the one byte.
-func (t *tableflip) read() {
+func (t *flipper) read() {
 	defer t.ready.Close() // only read from
 	var b [1]byte
 	switch n, err := t.ready.Read(b[:]); {
@@ -99,7 +99,7 @@ func (t *tableflip) read() {
 
 // write tells what the sockets are called. The pipe may be smaller than that
 // (pipe(7), pipe-user-pages-soft), so it waits for the worker to read.
-func (t *tableflip) write(all []tableflipName) {
+func (t *flipper) write(all []tableflipName) {
 	list := make([][]string, len(all)) // not nil: gob refuses that
 	for i, n := range all {
 		list[i] = []string{n.kind, n.network, n.address}
@@ -116,7 +116,7 @@ func (t *tableflip) write(all []tableflipName) {
 }
 
 // alone ends the names pipe: to the worker that is the exit of its predecessor.
-func (t *tableflip) alone() {
+func (t *flipper) alone() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.lonely = true
@@ -124,13 +124,13 @@ func (t *tableflip) alone() {
 }
 
 // hangUp closes the names pipe once everything has been said. Call it with mu held.
-func (t *tableflip) hangUp() {
+func (t *flipper) hangUp() {
 	if t.told && t.lonely {
 		t.names.Close() // a pipe loses nothing that was written
 	}
 }
 
-func (t *tableflip) hint() string {
+func (t *flipper) hint() string {
 	if words := t.story.told(); words != "" {
 		return words
 	}
