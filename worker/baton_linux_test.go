@@ -39,6 +39,7 @@ func TestSwapsUnderBatonLoseNothingOfClientsThatNeverRepeat(t *testing.T) {
 		"keep-alive":             begun(t, load.Options{Targets: target, Clients: 4, Kind: load.KeepAlive}),
 		"keep-alive, with pause": begun(t, load.Options{Targets: target, Clients: 4, Kind: load.KeepAlive, Pause: 20 * time.Millisecond}),
 		"keep-alive, slow":       begun(t, load.Options{Targets: target, Clients: 4, Kind: load.KeepAlive, Path: "/slow"}),
+		"keep-alive, seldom":     begun(t, load.Options{Targets: target, Clients: 16, Kind: load.KeepAlive, Pause: 300 * time.Millisecond}),
 	}
 	const swaps = 20
 	for g := 2; g <= swaps+1; g++ {

@@ -8,8 +8,9 @@
 //	err = worker.Serve(ctx, &http.Server{Handler: mux}, l)
 //
 // The promise is Serve's: what was accepted, or waits to be, is answered before the
-// process ends, and a client on a keep-alive connection is told so by an answer,
-// never by a connection that closes under its next request.
+// process ends, and a client that keeps its connection open is told of the end by the
+// answer to its next request, not by a connection that closes under it. Only one that
+// stays silent for 5 s is not waited for.
 //
 // The package imports the standard library alone, and no other package of baton
 // imports it. Importing it does nothing: variables are read by the first call that

@@ -187,6 +187,7 @@ func TestNothingIsLostOverManyDrains(t *testing.T) {
 		"keep-alive":             begun(t, load.Options{Targets: target, Clients: 4, Kind: load.KeepAlive, Path: "/?64"}),
 		"keep-alive, with pause": begun(t, load.Options{Targets: target, Clients: 8, Kind: load.KeepAlive, Path: "/?64", Pause: 20 * time.Millisecond}),
 		"keep-alive, slow":       begun(t, load.Options{Targets: target, Clients: 4, Kind: load.KeepAlive, Path: "/slow?64"}),
+		"keep-alive, seldom":     begun(t, load.Options{Targets: target, Clients: 16, Kind: load.KeepAlive, Path: "/?64", Pause: 300 * time.Millisecond}),
 	}
 	var draining []*app
 	for range 25 {
