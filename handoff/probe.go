@@ -158,7 +158,7 @@ func (s *Supervisor) runProbe(g *generation, w *worker, who *peer) health.Run {
 		if err != nil {
 			return err
 		}
-		defer r.Close() // only read from
+		defer func() { _ = r.Close() }() // only read from
 		reader, writer, err := os.Pipe()
 		if err != nil {
 			return err

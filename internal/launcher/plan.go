@@ -199,7 +199,7 @@ func Check(c *config.Config) (Checked, error) {
 	}
 	r, rerr := process.Resolve(cmd)
 	if rerr == nil {
-		defer r.Close() // only read from
+		defer func() { _ = r.Close() }() // only read from
 	}
 	if err := errors.Join(err, rerr); err != nil {
 		return done, err
