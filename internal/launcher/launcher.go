@@ -82,6 +82,9 @@ func engine(ctx context.Context, o Options, log *slog.Logger, caught *signals, c
 		Output: func(int, int) (handoff.Output, error) { return output(c.first, out) },
 		Observe: func(e event.Event) {
 			record(log, e)
+			if e.Kind == event.Started {
+				caught.started(e.PID)
+			}
 			if applied := c.observe(e); applied != nil {
 				c.warn(log, applied)
 				if o.Applied != nil {

@@ -3,10 +3,12 @@ package launcher
 import (
 	"errors"
 	"log/slog"
+	"maps"
 	"os"
 	"os/signal"
 	"sync"
 	"syscall"
+	"time"
 
 	"baton/handoff"
 	"baton/internal/process"
@@ -27,6 +29,8 @@ type signals struct {
 	mu      sync.Mutex
 	waiting []process.Caught // in the order in which they came
 	some    chan struct{}    // of one: holds something when waiting may
+
+	workers map[int]time.Time // when a worker was started, by its pid; the recent ones
 }
 
 // How many are kept that wait. Senders are told apart, so that what a worker sends
@@ -71,7 +75,9 @@ func catch() (*signals, error) {
 	return s, err
 }
 
-func newSignals() *signals { return &signals{some: make(chan struct{}, 1)} }
+func newSignals() *signals {
+	return &signals{some: make(chan struct{}, 1), workers: make(map[int]time.Time)}
+}
 
 // notify takes the signals as os/signal gives them, without their senders, until
 // stop. The package drops what finds its channel full: each kind has a channel that
@@ -149,10 +155,25 @@ func (s *signals) next() (process.Caught, bool) {
 	return c, true
 }
 
+// started notes a worker's pid. It waits for nobody.
+func (s *signals) started(pid int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	maps.DeleteFunc(s.workers, func(_ int, at time.Time) bool { return time.Since(at) > recently })
+	s.workers[pid] = time.Now()
+}
+
+func (s *signals) recent(pid int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	at, ok := s.workers[pid]
+	return ok && time.Since(at) <= recently
+}
+
 // obey does what signals ask for until done is closed. It waits for nobody but the
 // engine.
 func (s *signals) obey(done <-chan struct{}, engine supervisor, log *slog.Logger) {
-	from := &senders{engine: engine, log: log, done: done}
+	from := &senders{engine: engine, started: s.recent, log: log, done: done}
 	stops := 0
 	for {
 		select {

@@ -16,15 +16,18 @@ import (
 // launcher ends. So a signal whose sender is a process of a worker is told to the
 // engine and not obeyed, but for HUP: a worker may ask for its own replacement.
 //
-// A sender that has ended and been waited for when the engine looks is nobody's, and
-// counts as an operator, whose kill(1) is just as short-lived: a worker's child that
-// sends a signal and is gone at once can end the launcher. So can a program that
-// means to, by KILL, or with the pid of another (sigqueue(3)). Only the kernel keeps
-// those out (process.Command, Confine).
+// A sender that had ended, and been waited for, when its signal was read counts as an
+// operator, whose kill(1) is just as short-lived, if it was not a worker's main process:
+// a worker's child that sends a signal and is gone within some microseconds can end the
+// launcher. So can a program that means to, by KILL, or with the pid of another
+// (sigqueue(3)). And of two equal signals at once the kernel keeps the first alone: one
+// of an operator's may have to be sent again while a worker sends without end. Only the
+// kernel keeps those out (process.Command, Confine).
 type senders struct {
-	engine supervisor
-	log    *slog.Logger
-	done   <-chan struct{}
+	engine  supervisor
+	started func(pid int) bool // as a worker, recently
+	log     *slog.Logger
+	done    <-chan struct{}
 
 	heard map[process.Caught]heard
 	lines int       // told since
@@ -42,9 +45,13 @@ const (
 	tellAgain   = time.Minute
 	linesASec   = 10
 	rememberMax = 1024
-	// A target may be faster than the note that it was started.
+	// A target may be faster than the note that it was started: of a child the engine
+	// is asked again so long, and of one that has ended so long.
 	startLag = time.Second
+	endedLag = 100 * time.Millisecond
 	lookOver = 20 * time.Millisecond
+	// So long after its start a worker's pid is its own also when it has ended.
+	recently = 10 * time.Second
 )
 
 // worker says whether a process of a worker sent the signal. It has been dealt with
@@ -73,14 +80,24 @@ func (s *senders) worker(c process.Caught) bool {
 	return true
 }
 
-// ask asks the engine, and once more as long as a child of the launcher's may be a
-// worker of which it does not know yet.
+// ask asks the engine, and again as long as the sender may be of a worker that it
+// does not know yet.
 func (s *senders) ask(c process.Caught) bool {
-	for late := time.Now().Add(startLag); ; {
-		if s.engine.Signalled(c.PID, c.Signal) {
+	for begin := time.Now(); ; {
+		if s.engine.Signalled(c.PID, c.Signal) || c.Child != 0 && s.engine.Signalled(c.Child, c.Signal) {
 			return true
 		}
-		if c.Signal == syscall.SIGHUP || !process.Descends(c.PID) || time.Now().After(late) {
+		lag := startLag
+		if c.Child == 0 {
+			if !process.Ended(c.PID) {
+				return false // somebody who is there, and no child of ours
+			}
+			lag = endedLag
+		}
+		if s.started(c.PID) || s.started(c.Child) {
+			return true
+		}
+		if c.Signal == syscall.SIGHUP || time.Since(begin) > lag {
 			return false
 		}
 		select {

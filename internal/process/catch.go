@@ -15,6 +15,10 @@ type Caught struct {
 	// The number may be another's by now. Of sigqueue(3) it is what the sender says
 	// (rt_sigqueueinfo(2)).
 	PID int
+	// Child is the child of this process that PID is or descends from; 0: of none, or
+	// it had ended and been waited for when the signal was read, some microseconds
+	// after it was sent.
+	Child int
 }
 
 // SignalName is "TERM" for SIGTERM; the number where it has no name.

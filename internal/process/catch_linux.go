@@ -126,6 +126,7 @@ func passOn(from io.Reader, tell func(Caught)) {
 		}
 		c := parseRecord(b)
 		atomic.AddInt32(&catchUnread[c.Signal], -1)
+		c.Child = Child(c.PID)
 		tell(c)
 	}
 }

@@ -38,6 +38,10 @@ func init() {
 			stuck()
 			return
 		}
+		if len(args) > 0 && args[0] == "children" {
+			parentOfSenders()
+			return
+		}
 		exit(Catch(func(c Caught) { fmt.Println(SignalName(c.Signal), c.PID) }, launcherSignals...))
 		fmt.Println("up")
 		if len(args) > 0 {
@@ -58,6 +62,24 @@ func stuck() {
 	exit(Catch(func(c Caught) { hold(); fmt.Println(SignalName(c.Signal)) }, launcherSignals...))
 	fmt.Println("up")
 	select {}
+}
+
+// parentOfSenders says through which child signals came whose senders are that one's
+// children and wait for the end of its input.
+func parentOfSenders() {
+	from := make(chan Caught)
+	exit(Catch(func(c Caught) { from <- c }, launcherSignals...))
+	fmt.Println("up")
+	for range 20 {
+		c := exec.Command("sh", "-c", fmt.Sprintf(`exec 3<&0; (kill -USR1 %d; read line <&3); true`, os.Getpid()))
+		in, err := c.StdinPipe()
+		exit(err)
+		exit(c.Start())
+		s := <-from
+		fmt.Println(SignalName(s.Signal), s.PID, "through", s.Child, "of", c.Process.Pid)
+		exit(in.Close())
+		exit(c.Wait())
+	}
 }
 
 // pastime is what a launcher does when signals come.
@@ -332,7 +354,7 @@ func TestARecordNamesNoSenderWhereTheKernelHasNone(t *testing.T) {
 	} {
 		head := [6]int32{int32(syscall.SIGHUP), 0, code, 0, 77, 1000}
 		got := parseRecord(*(*[record]byte)(unsafe.Pointer(&head)))
-		if got != (Caught{syscall.SIGHUP, want}) {
+		if got != (Caught{Signal: syscall.SIGHUP, PID: want}) {
 			t.Errorf("code %d: %+v", code, got)
 		}
 	}
@@ -340,20 +362,37 @@ func TestARecordNamesNoSenderWhereTheKernelHasNone(t *testing.T) {
 
 func TestADescendantIsFoundAndAStrangerIsNot(t *testing.T) {
 	p := start(t, resolve(t, target(t, "parent", "stay")))
-	child, err := strconv.Atoi(p.line(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for pid, want := range map[int]bool{p.PID(): true, child: true, os.Getpid(): false, os.Getppid(): false, 1: false, 0: false} {
-		if got := Descends(pid); got != want {
-			t.Errorf("Descends(%d) is %v", pid, got)
+	grandchild := p.number(t)
+	for pid, want := range map[int]int{
+		p.PID(): p.PID(), grandchild: p.PID(), os.Getpid(): 0, os.Getppid(): 0, 1: 0, 0: 0,
+	} {
+		if got := Child(pid); got != want {
+			t.Errorf("Child(%d) is %d, want %d", pid, got, want)
 		}
+	}
+	if Ended(p.PID()) || Ended(os.Getpid()) {
+		t.Error("one that runs has ended")
 	}
 	if err := p.Kill(); err != nil {
 		t.Fatal(err)
 	}
 	<-p.Done()
-	if Descends(p.PID()) {
-		t.Error("one that was waited for still descends")
+	if Child(p.PID()) != 0 || !Ended(p.PID()) {
+		t.Error("one that was waited for has not ended")
+	}
+}
+
+// A catcher is told which of its children a signal came through, also when the sender
+// is one of that child's own.
+func TestTheChildThatASignalCameThroughIsTold(t *testing.T) {
+	p := catcher(t, "children")
+	for range 20 {
+		var pid, child, worker int
+		if _, err := fmt.Sscanf(p.line(t), "USR1 %d through %d of %d", &pid, &child, &worker); err != nil {
+			t.Fatal(err)
+		}
+		if child != worker || pid == child {
+			t.Errorf("from %d through %d, want %d", pid, child, worker)
+		}
 	}
 }

@@ -1,24 +1,31 @@
 package process
 
-import "os"
+import (
+	"errors"
+	"os"
+	"syscall"
+)
 
-// Descends tells whether pid is a child of this process, or of one of those, now. One
-// that has ended is only while it has not been waited for.
-func Descends(pid int) bool {
+// Child is the child of this process that pid is or descends from now; 0 when it is
+// of none. One that has ended is only while it has not been waited for.
+func Child(pid int) int {
 	self := os.Getpid()
 	// The depth only bounds the walk: a pid given again meanwhile could lead in a ring.
 	for range 1000 {
 		if pid <= 1 || pid == self {
-			return false
+			return 0
 		}
 		s, ok, _ := readStat(pid) // who cannot be seen is not taken for one of ours
 		if !ok {
-			return false
+			return 0
 		}
 		if s.parent == self {
-			return true
+			return pid
 		}
 		pid = s.parent
 	}
-	return false
+	return 0
 }
+
+// Ended says that no process has this number.
+func Ended(pid int) bool { return errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) }
