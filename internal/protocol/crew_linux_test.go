@@ -72,7 +72,7 @@ func unstarted(t *testing.T, s Settings, sockets []Socket) *crew {
 			t.Error(err)
 		}
 		goleak.VerifyNone(t, leak)
-		soon(t, "as many descriptors as before", func() bool {
+		eventually(t, "as many descriptors as before", func() bool {
 			if w.proc != nil {
 				_ = w.proc.Kill() // it lets go of its pidfd when the whole group is gone
 			}
@@ -140,13 +140,13 @@ func (w *crew) close() {
 // says waits for a line of output.
 func (w *crew) says(line string) {
 	w.t.Helper()
-	soon(w.t, "output "+line, func() bool { return strings.Contains("\n"+w.out.String(), "\n"+line+"\n") })
+	eventually(w.t, "output "+line, func() bool { return strings.Contains("\n"+w.out.String(), "\n"+line+"\n") })
 }
 
 // logs waits for words in the log.
 func (w *crew) logs(words string) {
 	w.t.Helper()
-	soon(w.t, "log "+words, func() bool { return w.log.count(words) > 0 })
+	eventually(w.t, "log "+words, func() bool { return w.log.count(words) > 0 })
 }
 
 // ready waits for the ready message.

@@ -62,7 +62,7 @@ func einhornChild() {
 		c.Close()
 	}
 	fmt.Println("sent")
-	time.Sleep(time.Hour) // until it is killed
+	<-time.After(time.Hour) // it is killed before
 }
 
 func einhorned(t *testing.T, texts ...string) *crew {

@@ -94,5 +94,5 @@ func TestALinkThatCannotBeMadeLeavesNothing(t *testing.T) {
 	if l, err := hub.Open(c, &Worker{}); err == nil || !strings.Contains(err.Error(), `"pigeons"`) {
 		t.Errorf("%v %v", l, err)
 	}
-	soon(t, "its descriptors are closed", func() bool { return openFDs(t) == before })
+	eventually(t, "its descriptors are closed", func() bool { return openFDs(t) == before })
 }

@@ -93,7 +93,7 @@ func (s *stand) shop(t *testing.T, env ...string) *program {
 // closes waits until node has closed all its servers.
 func (p *program) closes() {
 	p.t.Helper()
-	soon(p.t, "the servers to be closed", func() bool {
+	eventually(p.t, "the servers to be closed", func() bool {
 		p.node.mu.Lock()
 		defer p.node.mu.Unlock()
 		return len(p.node.lent) == 0
@@ -297,7 +297,7 @@ func TestKeepAliveClientsWithoutRetryLoseNothing(t *testing.T) {
 	}
 	for range 3 {
 		want := answered.Load() + 50
-		soon(t, "answers", func() bool { return answered.Load() > want || len(lost) > 0 })
+		eventually(t, "answers", func() bool { return answered.Load() > want || len(lost) > 0 })
 		newcomer := next()
 		within(t, "drained", p.link.Drain())
 		p.end()

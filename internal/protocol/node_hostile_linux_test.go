@@ -280,7 +280,7 @@ func TestWhatAWorkerCanHaveIsBounded(t *testing.T) {
 	}
 	i.conn.Close()
 	within(t, "the channel's end", i.node.gone)
-	soon(t, "all to be given back", func() bool { return len(opened.given()) == maxNodeQueue })
+	eventually(t, "all to be given back", func() bool { return len(opened.given()) == maxNodeQueue })
 }
 
 func TestWhoAsksALotAndReadsIsAnsweredAndHeardOnce(t *testing.T) {

@@ -31,16 +31,6 @@ func needsNode(t *testing.T) string {
 	return path
 }
 
-// soon waits for a condition.
-func soon(t *testing.T, what string, is func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(15 * time.Second); !is(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within 15 s: %s", what)
-		}
-	}
-}
-
 // within waits for a channel to be closed or to give something.
 func within[T any](t *testing.T, what string, c <-chan T) (v T) {
 	t.Helper()
@@ -223,7 +213,7 @@ func (p *program) ready() *program {
 // says waits for a line of output.
 func (p *program) says(line string) {
 	p.t.Helper()
-	soon(p.t, "output "+line, func() bool { return strings.Contains("\n"+p.out.String(), "\n"+line+"\n") })
+	eventually(p.t, "output "+line, func() bool { return strings.Contains("\n"+p.out.String(), "\n"+line+"\n") })
 }
 
 // answer is what testdata/node/web.js says about itself.

@@ -172,7 +172,7 @@ func TestAnAddressThatIsNoListenerIsSharedAndSaid(t *testing.T) {
 	ask := fmt.Sprintf(`{"port":%d}`, admin)
 	pipe := fmt.Sprintf(`{"path":%q,"thenClose":true}`, filepath.Join(t.TempDir(), "own.pipe"))
 	first := s.start(nil, node, all, ask, pipe).ready()
-	soon(t, "the closed pipe to be given back", func() bool { return len(opened.given()) == 1 })
+	eventually(t, "the closed pipe to be given back", func() bool { return len(opened.given()) == 1 })
 	second := s.start(nil, node, all, ask).ready()
 	if got := dial(t, "tcp", fmt.Sprintf("127.0.0.1:%d", admin)); got != "0" {
 		t.Errorf("served by listen() %q", got)

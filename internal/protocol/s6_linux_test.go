@@ -39,7 +39,7 @@ func TestADescriptorClosedWithoutANewlineIsNotReady(t *testing.T) {
 
 func TestAWorkerThatSaysNothingHasNoHintYet(t *testing.T) {
 	w := crewed(t, newline(5), two(t), nil, "sh", "-c", `printf half >&5; exec sleep 60`)
-	soon(t, "a hint", func() bool { return w.link.Hint() == "it wrote to descriptor 5, but no newline" })
+	eventually(t, "a hint", func() bool { return w.link.Hint() == "it wrote to descriptor 5, but no newline" })
 	w.silent()
 }
 
@@ -72,7 +72,7 @@ func FuzzReadyFD(f *testing.F) {
 		written := pour(t, ch.files()[0], text, int(piece%(1<<20)))
 		ch.started()
 		s := ch.(*s6)
-		soon(t, "it has an opinion", func() bool {
+		eventually(t, "it has an opinion", func() bool {
 			return ended(s.pipe)
 		})
 		early := bytes.IndexByte(text, '\n')

@@ -169,7 +169,7 @@ func TestNamesThatDoNotFitThePipeArrive(t *testing.T) {
 	w.says("given " + last + " " + sockets[1].Address)
 
 	unread := unstarted(t, flip, sockets)
-	soon(t, "the pipe is full", func() bool { return unread.link.Hint() != "" })
+	eventually(t, "the pipe is full", func() bool { return unread.link.Hint() != "" })
 }
 
 func TestAnyOtherByteIsNotReady(t *testing.T) {
@@ -188,7 +188,7 @@ func TestAnyOtherByteIsNotReady(t *testing.T) {
 
 func TestAReadyPipeClosedWithoutAWordIsNotReady(t *testing.T) {
 	w := crewed(t, flip, two(t), nil, "sh", "-c", `exec 3>&-; exec sleep 60`)
-	soon(t, "a hint", func() bool { return w.link.Hint() == "it closed tableflip's ready pipe without a word" })
+	eventually(t, "a hint", func() bool { return w.link.Hint() == "it closed tableflip's ready pipe without a word" })
 	w.silent()
 }
 
@@ -219,7 +219,7 @@ func FuzzTableflipReady(f *testing.F) {
 		flip := ch.(*flipper)
 		pour(t, flip.below()[0], text, len(text))
 		ch.started()
-		soon(t, "it has an opinion", func() bool { return ended(flip.ready) })
+		eventually(t, "it has an opinion", func() bool { return ended(flip.ready) })
 		if want := len(text) > 0 && text[0] == tableflipReady; want != (len(box) == 1) {
 			t.Errorf("%q: told %d times", text, len(box))
 		}

@@ -56,9 +56,9 @@ func TestNpmKeepsTheChannelUnlessItIsSeenThrough(t *testing.T) {
 
 	s.dir = dir
 	p := s.start([]string{port(slot.port(t)), "npm_config_update_notifier=false", "npm_config_cache=" + t.TempDir()}, "npm", "run", "plain")
-	soon(t, "npm itself to come online", func() bool { return strings.Contains(p.link.Hint(), "came online") })
+	eventually(t, "npm itself to come online", func() bool { return strings.Contains(p.link.Hint(), "came online") })
 	// The program binds the port itself, which is taken; or its process.send is missing.
-	soon(t, "the program's failure", func() bool {
+	eventually(t, "the program's failure", func() bool {
 		return p.out.count("EADDRINUSE") > 0 || p.out.count("process.send is not a function") > 0 || p.out.count("undefined") > 0
 	})
 	if hint := p.link.Hint(); !strings.Contains(hint, "a wrapper (npm, yarn, tsx, nodemon) seems to have taken the channel") {

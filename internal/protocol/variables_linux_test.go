@@ -83,7 +83,7 @@ func TestPerlsServerStarterFindsItsSockets(t *testing.T) {
 	wild.Address = fmt.Sprintf(":%d", wild.port(t))
 	sockets := append(two(t), wild)
 	w := crewed(t, Settings{Kinds: []Kind{KindServerStarter}}, sockets, nil, perl, "-e", starlet)
-	soon(t, "it serves, or says why not", func() bool { return w.out.count("\n") > 0 })
+	eventually(t, "it serves, or says why not", func() bool { return w.out.count("\n") > 0 })
 	if w.out.count("Can't locate Server/Starter.pm") > 0 {
 		t.Skip("needs Perl's Server::Starter")
 	}
