@@ -93,8 +93,6 @@ func (d *Door) fail(err error) {
 // pass lets one guest in and ends with it.
 func (d *Door) pass(guest net.Conn) {
 	defer guest.Close()
-	stop := whenEnds(d.ctx, func() { guest.Close() })
-	defer stop()
 	if d.allowed == nil || !d.allowed(end(guest.LocalAddr()), end(guest.RemoteAddr())) {
 		return
 	}
@@ -104,8 +102,8 @@ func (d *Door) pass(guest net.Conn) {
 		return
 	}
 	defer worker.Close()
-	hangUp := whenEnds(d.ctx, func() { worker.Close() })
-	defer hangUp()
+	stop := whenEnds(d.ctx, func() { guest.Close(); worker.Close() })
+	defer stop()
 	var answers sync.WaitGroup
 	defer answers.Wait()
 	answers.Go(func() { relay(guest, worker) }) // ends when the worker has no more to say, or a connection is closed
@@ -113,7 +111,7 @@ func (d *Door) pass(guest net.Conn) {
 }
 
 // relay passes on what from says, and its end; when the one or the other breaks,
-// both connections end.
+// to ends, and with it the relay that comes back.
 func relay(to, from net.Conn) {
 	_, err := io.Copy(to, from)
 	if err == nil {
@@ -122,7 +120,6 @@ func relay(to, from net.Conn) {
 		}
 	}
 	to.Close()
-	from.Close()
 }
 
 func end(a net.Addr) netip.AddrPort {

@@ -326,3 +326,21 @@ func TestATCPProbeIsContentWithAConnectionWhereNoProofIsGiven(t *testing.T) {
 	target.Prove = func(context.Context) error { return errors.New("it sleeps") }
 	once(t, Probe{Kind: KindTCP}, target, "tcp: it sleeps")
 }
+
+// Also where the server would keep it.
+func TestTheConnectionEndsWithTheTry(t *testing.T) {
+	for _, status := range []int{200, 500} {
+		ended := make(chan error, 1)
+		target := conduct(t, func(c *net.TCPConn) {
+			heard(c)
+			fmt.Fprintf(c, "HTTP/1.1 %d x\r\nContent-Length: 0\r\nConnection: keep-alive\r\n\r\n", status)
+			_, err := io.ReadAll(c)
+			ended <- err
+			c.Close()
+		})
+		_ = Probe{Kind: KindHTTP}.Once(t.Context(), target)
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+}

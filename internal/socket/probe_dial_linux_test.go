@@ -142,14 +142,18 @@ func TestADialReachesItsSlotThoughStrangersComeAndGo(t *testing.T) {
 	for slot := range 3 {
 		parrotOn(t, l, slot)
 	}
-	stranger := intrude(t, l.at)
-	for slot := range 3 {
-		must(t, l.Reserve(3+slot)) // beyond the stranger, in the order of the group
-		parrotOn(t, l, 3+slot)
+	var strangers []int // more than there are guards to fill their places
+	for range 30 {
+		strangers = append(strangers, intrude(t, l.at))
+	}
+	const slots = 10 // the last of them beyond the strangers, in the order of the group
+	for slot := 3; slot < slots; slot++ {
+		must(t, l.Reserve(slot))
+		parrotOn(t, l, slot)
 	}
 	all := func() {
 		t.Helper()
-		for slot := range 6 {
+		for slot := range slots {
 			own := dial(t, l, slot)
 			if got, err := talk(own, "dial"); got != slot || err != nil {
 				t.Errorf("dialed %d, slot %d answered: %v", slot, got, err)
@@ -158,7 +162,9 @@ func TestADialReachesItsSlotThoughStrangersComeAndGo(t *testing.T) {
 		}
 	}
 	all()
-	must(t, unix.Close(stranger)) // and the last of the group takes its place
+	for _, fd := range strangers {
+		must(t, unix.Close(fd)) // and the last of the group takes its place
+	}
 	all()
 }
 
@@ -195,6 +201,14 @@ func TestTheRuleStaysUntilTheHandshakeIsTheSlots(t *testing.T) {
 				defer user.Close()
 				if slot, err := talk(user, "user"); slot != 0 || err != nil {
 					t.Errorf("a user from %s went to slot %d: %v", user.LocalAddr(), slot, err)
+				}
+				fd, err := duplicateOf(user)
+				must(t, err)
+				defer unix.Close(fd)
+				info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+				must(t, err)
+				if info.Total_retrans > 0 {
+					t.Errorf("the first packet of a user from %s went to the deaf slot", user.LocalAddr())
 				}
 			}
 			ask(c.client, 0)
@@ -242,6 +256,22 @@ func TestADialThatWasClosedUnacceptedIsNotPending(t *testing.T) {
 		queued(t, l, 0, 1)
 		must(t, own.Close())
 		queued(t, l, 0, 0)
+		fd, err := l.FD(0)
+		must(t, err)
+		c, _, err := unix.Accept4(fd, unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
+		must(t, err)
+		defer unix.Close(c)
+		buf := make([]byte, 16)
+		n, err := unix.Read(c, buf)
+		must(t, err)
+		if string(buf[:n]) != "hello\n" {
+			t.Errorf("%s: whoever accepts it reads %q", address, buf[:n])
+		}
+		// Its end comes by itself, though nobody maintains the listener here.
+		eventually(t, "it has ended", func() bool {
+			n, err = unix.Read(c, buf)
+			return err == nil && n == 0
+		})
 	}
 }
 
@@ -405,4 +435,30 @@ func TestCloseWaitsForNoGoodbye(t *testing.T) {
 			t.Errorf("%s: Close took %v", address, d)
 		}
 	}
+}
+
+// A port that serves again is another connection's: it must not pass for the one
+// that was given up from there, and hide a user who waits.
+func TestAPortThatServesAgainHidesNobodyWhoWaits(t *testing.T) {
+	l := steeredAt(t, "127.0.0.1:0", 2)
+	fd := duplicate(t, l, 0)
+	defer unix.Close(fd)
+	first := dial(t, l, 0)
+	must(t, first.Close())
+	c, _, err := unix.Accept4(fd, unix.SOCK_CLOEXEC)
+	must(t, err)
+	must(t, unix.Close(c))
+	user := dialed(t, l)
+	defer user.Close()
+	eventually(t, "its port may serve again", func() bool {
+		l.ports.mu.Lock()
+		defer l.ports.mu.Unlock()
+		return len(l.ports.rest) > 0 && time.Since(l.ports.rest[0].since) > portRest
+	})
+	second := dial(t, l, 1)
+	defer second.Close()
+	if first.LocalAddr().String() != second.LocalAddr().String() {
+		t.Fatalf("the first came from %s, the second from %s", first.LocalAddr(), second.LocalAddr())
+	}
+	queued(t, l, 0, 1)
 }
