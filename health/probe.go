@@ -2,6 +2,7 @@ package health
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -43,7 +44,7 @@ type Target struct {
 	// without it is content with Dial, which the kernel answers also for a worker
 	// that hangs.
 	Prove func(ctx context.Context) error
-	Run   Run // for exec
+	Run   Run // for exec; by the time it starts the command, Allowed must know it
 	// Allowed says whether the process at the far end of a connection to the
 	// command's door is the command; see Door.
 	Allowed func(local, remote netip.AddrPort) bool
@@ -126,14 +127,15 @@ func (p Probe) Once(ctx context.Context, t Target) error {
 
 // try tells what was being waited for when it ended, "" for nothing any more.
 func (p Probe) try(ctx context.Context, t Target) (waited string, err error) {
-	switch p.Kind {
-	case KindHTTP, KindHTTPS:
-		return p.request(ctx, t)
-	case KindExec:
+	switch {
+	case p.Kind == KindExec:
 		return "end", p.command(ctx, t)
-	}
-	if t.Prove != nil {
+	case p.Kind == KindTCP && t.Prove != nil:
 		return "acceptance", t.Prove(ctx)
+	case t.Dial == nil:
+		return "", errors.New("no listener that could be asked")
+	case p.Kind != KindTCP:
+		return p.request(ctx, t)
 	}
 	c, err := t.Dial(ctx)
 	if err == nil {

@@ -302,6 +302,13 @@ func TestNobodyListens(t *testing.T) {
 	}
 }
 
+func TestThereIsNothingToAsk(t *testing.T) {
+	for _, kind := range []Kind{KindTCP, KindHTTP} {
+		p := Probe{Kind: kind}
+		once(t, p, Target{}, fmt.Sprintf("%s: no listener that could be asked", p))
+	}
+}
+
 func TestADialThatHangsEndsWithTheTimeout(t *testing.T) {
 	target := Target{Dial: func(ctx context.Context) (net.Conn, error) { <-ctx.Done(); return nil, ctx.Err() }}
 	for _, kind := range []Kind{KindTCP, KindHTTP} {
