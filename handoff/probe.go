@@ -69,7 +69,7 @@ func (s *Supervisor) target(g *generation, w *worker) health.Target {
 		return health.Target{Run: s.runProbe(g, w, nil)}
 	}
 	slot, owns := int(w.slot), w.owns
-	p := &peer{}
+	p := newPeer()
 	return health.Target{
 		Address: hostPort(l),
 		Dial:    func(ctx context.Context) (net.Conn, error) { return l.Dial(ctx, slot, owns) },
@@ -122,18 +122,46 @@ func (l *lastTry) words() string {
 // runs.
 type peer struct {
 	mu      sync.Mutex
+	started chan struct{} // closed when it is known whether, and as what, the command runs
 	process *process.Process
 }
 
+// newPeer is nobody.
+func newPeer() *peer {
+	p := &peer{started: make(chan struct{})}
+	close(p.started)
+	return p
+}
+
+// expect says that the command is about to be started.
+func (p *peer) expect() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.started, p.process = make(chan struct{}), nil
+}
+
+// is says what expect has led to; nil: nothing.
 func (p *peer) is(proc *process.Process) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.process = proc
+	close(p.started)
+}
+
+// ended says that the command is gone.
+func (p *peer) ended() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.process = nil
 }
 
 // allowed is health.Target.Allowed: local is the door's end, remote the one who
-// comes.
+// comes. A command may come before its start has been taken note of.
 func (p *peer) allowed(local, remote netip.AddrPort) bool {
+	p.mu.Lock()
+	started := p.started
+	p.mu.Unlock()
+	<-started // the start ends, one way or the other
 	p.mu.Lock()
 	proc := p.process
 	p.mu.Unlock()
@@ -165,16 +193,18 @@ func (s *Supervisor) runProbe(g *generation, w *worker, who *peer) health.Run {
 		}
 		defer reader.Close() // read only
 		env = append(env, "BATON_GENERATION="+strconv.Itoa(int(w.gen)), "BATON_PID="+strconv.Itoa(w.proc.PID()))
+		if who == nil { // there is no door
+			who = newPeer()
+		}
+		who.expect()
 		p, err := process.Start(ctx, process.Spec{
 			Release: r, Env: overlay(r.Env(), env), Stdin: -1, Stdout: int(writer.Fd()), Stderr: int(writer.Fd()),
 		})
+		who.is(p) // nil with an error
+		defer who.ended()
 		writer.Close() // the command has its own, or there is none
 		if err != nil {
 			return err
-		}
-		if who != nil {
-			who.is(p)
-			defer who.is(nil)
 		}
 		return awaitCommand(ctx, p, reader)
 	}
