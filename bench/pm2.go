@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -231,8 +232,12 @@ func (o outcome) line() string {
 	text := fmt.Sprintf("%d reloads of %.0f ms,", len(o.reloads), quantile(o.reloads, 0.5))
 	for _, c := range crowds {
 		r := o.by[c.kind]
-		text += fmt.Sprintf(" %s lost %.0f of %d (p99 %.0f ms),",
-			c.kind, o.lost(c.kind), r.Requests+r.IdleRaced, milliseconds(r.During.Quantile(0.99)))
+		text += fmt.Sprintf(" %s lost %.0f of %d (p99 %.0f ms, worst %.0f ms",
+			c.kind, o.lost(c.kind), r.Requests+r.IdleRaced, milliseconds(r.During.Quantile(0.99)), milliseconds(r.During.Max()))
+		for _, reason := range slices.Sorted(maps.Keys(r.Reasons)) {
+			text += fmt.Sprintf(", %d %s", r.Reasons[reason], reason)
+		}
+		text += "),"
 	}
 	return text + fmt.Sprintf(" idle %.0f MB", o.idle.all().pss)
 }

@@ -142,13 +142,13 @@ func TestWhoRunsTheSameExecutableIsAStranger(t *testing.T) {
 
 func TestAKeptConnectionThatEndsUnderARequestIsALoss(t *testing.T) {
 	o := outcome{by: map[load.Kind]load.Result{
-		load.Fresh:     {Requests: 100, Lost: 3},
+		load.Fresh:     {Requests: 100, Lost: 3, Reasons: map[load.Reason]int{load.Timeout: 1, load.EOF: 2}},
 		load.KeepAlive: {Requests: 50, Lost: 1, IdleClosed: 9, IdleClean: 5, IdleRaced: 4},
 	}}
 	if fresh, kept := o.lost(load.Fresh), o.lost(load.KeepAlive); fresh != 3 || kept != 5 {
 		t.Errorf("fresh %v, keep-alive %v", fresh, kept)
 	}
-	if line := o.line(); !strings.Contains(line, "fresh lost 3 of 100") || !strings.Contains(line, "keep-alive lost 5 of 54") {
+	if line := o.line(); !strings.Contains(line, "fresh lost 3 of 100") || !strings.Contains(line, "2 eof, 1 timeout") || !strings.Contains(line, "keep-alive lost 5 of 54") {
 		t.Error(line)
 	}
 }
