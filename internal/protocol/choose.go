@@ -188,12 +188,14 @@ func (c *Choice) addBlindly(why string) {
 	}
 }
 
-func isNode(name string) bool { return name == "node" || name == "nodejs" }
+func isNode(name string) bool { return slices.Contains([]string{"node", "nodejs"}, versionless(name)) }
 
-// isBlind knows a name with a version too: python3.12, php8.2, lua5.4.
 func isBlind(name string) bool {
-	return slices.Contains(blind, name) || slices.Contains(blind, strings.TrimRight(name, "0123456789.-"))
+	return slices.Contains(blind, name) || slices.Contains(blind, versionless(name))
 }
+
+// versionless is "python" for python3.12, "node" for node-20.
+func versionless(name string) string { return strings.TrimRight(name, "0123456789.-") }
 
 // interpreter is the base name of what runs the script that begins with head; not
 // ok: it is no script. "#!/usr/bin/env -S NAME=x node --flag" is node's.

@@ -77,6 +77,7 @@ func TestAProgramIsChosenForByWhatItCarries(t *testing.T) {
 		"version":          {executable("/usr/bin/python3.12", elf()), blind("python3.12 cannot be looked into")},
 		"runs another":     {executable("/usr/bin/env", elf()), blind("env cannot be looked into")},
 		"node":             {executable("/opt/bin/node", elf(starter)), map[Kind]string{KindSystemd: "always", KindNode: "it is node"}},
+		"node's version":   {executable("/usr/bin/node-20", elf()), map[Kind]string{KindSystemd: "always", KindNode: "it is node-20"}},
 		"node's script":    {executable("/srv/app", "#!/usr/bin/env node\nrequire"), map[Kind]string{KindSystemd: "always", KindNode: "it is a script for node"}},
 		"node's by -S":     {executable("/srv/app", "#!/usr/bin/env -Snode --x\n"), map[Kind]string{KindSystemd: "always", KindNode: "it is a script for node"}},
 		"php-fpm is a php": {executable("/usr/sbin/php-fpm8.2", elf(starter)), map[Kind]string{KindSystemd: "always", KindServerStarter: "it carries " + starter}},

@@ -300,7 +300,7 @@ func parseEinhorn(line string) (m einhornMessage, err error) {
 			PID     json.Number
 		}
 		if err := json.Unmarshal([]byte(text), &fields); err != nil {
-			return m, fmt.Errorf("it begins as JSON: %w", err)
+			return m, fmt.Errorf("it begins as JSON: %s", harmless(err.Error())) // which may repeat all of it
 		}
 		m.Command, pid = fields.Command, fields.PID.String()
 	} else {

@@ -154,6 +154,27 @@ func TestAFewConnectionsAtOnceAndNoneForLong(t *testing.T) {
 	}
 }
 
+func TestAClosedLinkEndsItsConnections(t *testing.T) {
+	w := einhorned(t, "hold:", "await:")
+	e := w.link.channels[1].(*einhorn)
+	talks := func() int {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		return len(e.talks)
+	}
+	eventually(t, "the connection is listened to", func() bool { return talks() == 1 })
+	begun := time.Now()
+	w.close()
+	w.says("sent")
+	if took := time.Since(begun); took > einhornPatience/2 {
+		t.Errorf("ended only after %v", took)
+	}
+	w.silent()
+	if w.log.String() != "" {
+		t.Errorf("closing was taken for a fault: %s", w.log)
+	}
+}
+
 func TestAStrangerOnEinhornsSocketIsIgnored(t *testing.T) {
 	w := einhorned(t)
 	w.says("sent")
@@ -318,12 +339,14 @@ func FuzzEinhorn(f *testing.F) {
 	f.Add(`{"command":"worker:ack","pid":1}`)
 	f.Add(`---%0A:command: "worker:ping"%0Apid: 12%0A`)
 	f.Add("%25%0A---: : \x1b")
+	f.Add("command: " + strings.Repeat("x", 4000))
+	f.Add(`{"pid":"` + strings.Repeat("x", 4000) + `"}`)
 	f.Fuzz(func(t *testing.T, line string) {
 		m, err := parseEinhorn(line)
 		if err == nil && (m.PID <= 0 || m.Command != "worker:ack" && m.Command != "worker:ping") {
 			t.Errorf("%q: %+v", line, m)
 		}
-		if err != nil && strings.ContainsFunc(err.Error(), unicode.IsControl) {
+		if err != nil && (strings.ContainsFunc(err.Error(), unicode.IsControl) || len(err.Error()) > 2*maxStatus) {
 			t.Errorf("%q: error %q", line, err)
 		}
 	})

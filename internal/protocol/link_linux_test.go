@@ -65,6 +65,19 @@ func TestNodesChannelIsWhereItsVariableSays(t *testing.T) {
 	w.says("NODE_CHANNEL_FD=6")
 }
 
+// Einhorn and socketmaster share one; which of two getenv(3) finds is nobody's guess.
+func TestNoVariableIsThereTwice(t *testing.T) {
+	w := unstarted(t, Settings{Kinds: []Kind{KindServerStarter, KindEinhorn, KindSocketmaster, KindEndless, KindNode}, ReadyFD: 9}, two(t))
+	seen := make(map[string]string)
+	for _, kv := range w.link.Env() {
+		key, value, _ := strings.Cut(kv, "=")
+		if other, ok := seen[key]; ok {
+			t.Errorf("%s is %q and %q", key, other, value)
+		}
+		seen[key] = value
+	}
+}
+
 // Two channels of a worker speak at the same time; whoever listens hears one after
 // the other.
 func TestMessagesOfAllChannelsComeOneAtATime(t *testing.T) {

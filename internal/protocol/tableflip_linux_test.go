@@ -117,12 +117,13 @@ func TestNamesAreOfferedOnceAndTheConfiguredOnesFirst(t *testing.T) {
 		sockets []Socket
 		want    string
 	}{
-		"none":        {nil, ""},
-		"a path":      {[]Socket{{Network: "unix", Address: "/s"}}, "0 unix /s"},
-		"one address": {[]Socket{{Network: "tcp", Address: "10.0.0.1:80"}}, "0 tcp 10.0.0.1:80, 0 tcp4 10.0.0.1:80"},
-		"its family":  {[]Socket{{Network: "tcp6", Address: "[::1]:80"}}, "0 tcp6 [::1]:80, 0 tcp localhost:80, 0 tcp [::1]:80, 0 tcp6 localhost:80"},
-		"v4 wildcard": {[]Socket{{Network: "tcp4", Address: ":80"}}, "0 tcp4 :80, 0 tcp :80, 0 tcp 0.0.0.0:80, 0 tcp [::]:80, 0 tcp4 0.0.0.0:80"},
-		"a name":      {[]Socket{{Network: "tcp", Address: "db:80"}}, "0 tcp db:80, 0 tcp4 db:80, 0 tcp6 db:80"},
+		"none":                {nil, ""},
+		"a path":              {[]Socket{{Network: "unix", Address: "/s"}}, "0 unix /s"},
+		"a path with a colon": {[]Socket{{Network: "unix", Address: "/s:80"}}, "0 unix /s:80"},
+		"one address":         {[]Socket{{Network: "tcp", Address: "10.0.0.1:80"}}, "0 tcp 10.0.0.1:80, 0 tcp4 10.0.0.1:80"},
+		"its family":          {[]Socket{{Network: "tcp6", Address: "[::1]:80"}}, "0 tcp6 [::1]:80, 0 tcp localhost:80, 0 tcp [::1]:80, 0 tcp6 localhost:80"},
+		"v4 wildcard":         {[]Socket{{Network: "tcp4", Address: ":80"}}, "0 tcp4 :80, 0 tcp :80, 0 tcp 0.0.0.0:80, 0 tcp [::]:80, 0 tcp4 0.0.0.0:80"},
+		"a name":              {[]Socket{{Network: "tcp", Address: "db:80"}}, "0 tcp db:80, 0 tcp4 db:80, 0 tcp6 db:80"},
 		"two families": {[]Socket{{Network: "tcp", Address: "0.0.0.0:80"}, {Network: "tcp", Address: "[::]:80"}},
 			"0 tcp 0.0.0.0:80, 1 tcp [::]:80, 0 tcp :80, 0 tcp4 :80, 0 tcp4 0.0.0.0:80, 1 tcp6 :80, 1 tcp6 [::]:80"},
 	} {
