@@ -244,6 +244,7 @@ func (s *batonSide) start(ctx context.Context) (err error) {
 }
 
 func (s *batonSide) reload(ctx context.Context) error {
+	began := time.Now()
 	if err := s.l.hup(); err != nil {
 		return err
 	}
@@ -252,7 +253,26 @@ func (s *batonSide) reload(ctx context.Context) error {
 		return err
 	}
 	_, err := s.l.awaitEvent(ctx, event.Gone, s.generation-1)
+	if took := time.Since(began); took > long {
+		s.b.report.note("pm2: a reload of baton's took %v: %s", took.Round(time.Millisecond), s.l.logged(began))
+	}
 	return err
+}
+
+// long is a reload whose log is worth a look: the program's longest request takes 300 ms.
+const long = 5 * time.Second
+
+// logged is what the launcher has logged since, in a line.
+func (l *launched) logged(since time.Time) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var all []string
+	for _, e := range l.events {
+		if after := e.Time.Sub(since); after >= 0 {
+			all = append(all, fmt.Sprintf("+%v %s", after.Round(time.Millisecond), e.Message))
+		}
+	}
+	return strings.Join(all, "; ")
 }
 
 // command is nothing: a reload is a signal.

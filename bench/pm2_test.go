@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"baton/internal/event"
 	"baton/internal/load"
 )
 
@@ -150,6 +151,18 @@ func TestAKeptConnectionThatEndsUnderARequestIsALoss(t *testing.T) {
 	}
 	if line := o.line(); !strings.Contains(line, "fresh lost 3 of 100") || !strings.Contains(line, "2 eof, 1 timeout") || !strings.Contains(line, "keep-alive lost 5 of 54") {
 		t.Error(line)
+	}
+}
+
+func TestALongReloadIsToldFromItsRequestOn(t *testing.T) {
+	at := time.Now()
+	l := launched{events: []event.Event{
+		{Time: at.Add(-time.Second), Message: "before"},
+		{Time: at.Add(5 * time.Millisecond), Message: "generation 2 serves"},
+		{Time: at.Add(7 * time.Second), Message: "generation 1 is gone"},
+	}}
+	if got, want := l.logged(at), "+5ms generation 2 serves; +7s generation 1 is gone"; got != want {
+		t.Errorf("%q, want %q", got, want)
 	}
 }
 
