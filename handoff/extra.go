@@ -3,8 +3,13 @@ package handoff
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"os"
+	"strconv"
+	"strings"
 	"sync"
+	"syscall"
 
 	"baton/internal/socket"
 )
@@ -16,7 +21,27 @@ import (
 type extras struct {
 	log  *slog.Logger
 	mu   sync.Mutex
-	open map[string]*extra
+	open map[string]*extra // by address; those on a port of their own are in all alone
+	all  map[*extra]bool
+	// others: some worker runs as another user than the launcher, who opens these
+	// with its own rights: paths and privileged ports are not for it.
+	others bool
+}
+
+// privileged is the first port that anybody may bind, ip(7).
+func privileged() int {
+	b, err := os.ReadFile("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+	if n, aerr := strconv.Atoi(strings.TrimSpace(string(b))); err == nil && aerr == nil {
+		return n
+	}
+	return 1024
+}
+
+// serve says whether a worker runs as another user.
+func (x *extras) serve(others bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.others = others
 }
 
 type extra struct {
@@ -25,7 +50,7 @@ type extra struct {
 }
 
 func newExtras(log *slog.Logger) *extras {
-	return &extras{log: log, open: make(map[string]*extra)}
+	return &extras{log: log, open: make(map[string]*extra), all: make(map[*extra]bool)}
 }
 
 // listen is protocol.HubOptions.Listen.
@@ -36,6 +61,9 @@ func (x *extras) listen(network, address string) (fd int, release func(), err er
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	if x.others && (a.Network == "unix" || a.Port != 0 && a.Port < privileged()) {
+		return -1, nil, fmt.Errorf("listen %s: not for a program that runs as another user: make it a [[listen]]: %w", a, syscall.EACCES)
+	}
 	key := a.String()
 	e := x.open[key]
 	if e == nil || a.Network != "unix" && a.Port == 0 { // any port: one for each who asks
@@ -44,6 +72,7 @@ func (x *extras) listen(network, address string) (fd int, release func(), err er
 			return -1, nil, err
 		}
 		e = &extra{Listener: l}
+		x.all[e] = true
 		if a.Network == "unix" || a.Port != 0 {
 			x.open[key] = e
 		}
@@ -62,6 +91,19 @@ func (x *extras) listen(network, address string) (fd int, release func(), err er
 	}), nil
 }
 
+// inodes are the sockets that are open here.
+func (x *extras) inodes() map[uint64]bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	held := make(map[uint64]bool)
+	for e := range x.all {
+		if inode, err := e.Inode(0); err == nil { // an error: it is being closed
+			held[inode] = true
+		}
+	}
+	return held
+}
+
 // unless closes e unless somebody needs it.
 func (x *extras) unless(key string, e *extra) error {
 	if e.users > 0 {
@@ -70,5 +112,6 @@ func (x *extras) unless(key string, e *extra) error {
 	if x.open[key] == e {
 		delete(x.open, key)
 	}
+	delete(x.all, e)
 	return e.Close()
 }

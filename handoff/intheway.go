@@ -57,6 +57,7 @@ func (s *Supervisor) ownPort(g *generation, said string) string {
 // generations listen on without having got them from the launcher: those that the
 // last words name, or else all.
 func (s *Supervisor) boundByOthers(g *generation, listening map[uint64]netip.AddrPort, said string) (by int, at string) {
+	lent := s.extra.inodes()
 	for _, w := range s.workers {
 		if w.gen == g.number || !w.running {
 			continue
@@ -67,7 +68,7 @@ func (s *Supervisor) boundByOthers(g *generation, listening map[uint64]netip.Add
 		}
 		var named, all []string
 		for inode, addr := range listening {
-			if !held[inode] || s.givenTo(w, inode) {
+			if !held[inode] || lent[inode] || s.givenTo(w, inode) {
 				continue
 			}
 			all = append(all, addr.String())

@@ -95,8 +95,14 @@ type eviction struct {
 	signal   syscall.Signal
 	patience time.Duration // from the signal to KILL
 	say      func(string)
+	seen     map[int]time.Time // since when the process is known to hold it
 	asked    map[int]time.Time // when the process got the signal
 }
+
+// passing is how long a process must have been seen to hold a slot before it is
+// taken for one that was left behind: a child of the launcher has all its descriptors
+// between fork and exec, which on a busy machine takes its time.
+const passing = 250 * time.Millisecond
 
 // done says whether nobody holds the slot any more, or another worker has come to
 // it. Workers of ours end by themselves, or are ended; others get the drain
@@ -119,11 +125,19 @@ func (e *eviction) done(listeners []*listener, slot int) bool {
 	case err != nil: // no descriptor to look with: later
 		return false
 	}
+	seen := make(map[int]time.Time)
 	for _, h := range holders {
-		if !slices.ContainsFunc(ours, func(p *process.Process) bool { return p.Contains(h.PID) }) {
+		if slices.ContainsFunc(ours, func(p *process.Process) bool { return p.Contains(h.PID) }) {
+			continue
+		}
+		if seen[h.PID] = e.seen[h.PID]; seen[h.PID].IsZero() {
+			seen[h.PID] = time.Now()
+		}
+		if time.Since(seen[h.PID]) >= passing {
 			e.end(h, inodes)
 		}
 	}
+	e.seen = seen // without those that let go
 	return len(holders) == 0
 }
 

@@ -141,6 +141,11 @@ func (s *Supervisor) prepared(n machine.Generation, p prepared) {
 		s.log.Warn(p.plan.Note, "generation", int(n))
 	}
 	s.gens[n] = g
+	others := false
+	for _, g := range s.gens {
+		others = others || g.plan.Command.User != "" || g.plan.Command.Group != ""
+	}
+	s.extra.serve(others)
 	for _, l := range s.listeners {
 		if !slices.Contains(g.listeners, l) {
 			delete(l.users, n)

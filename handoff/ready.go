@@ -104,8 +104,14 @@ func (s *Supervisor) sign(w *worker, sign health.Sign, words string) {
 	w.ready = true
 	s.maintain() // a worker may have changed its sockets while it set itself up
 	w.held = make(map[*listener]bool)
+	none := sign == health.Said && len(s.gens[w.gen].listeners) > 0
 	for _, l := range s.gens[w.gen].listeners {
 		w.held[l] = s.holds(w, l)
+		none = none && !w.held[l]
+	}
+	if none && !w.ended() {
+		s.step(machine.Left{Worker: w.id, Reason: "it is ready by its own word, but holds none of its sockets (does it listen on another address than its listeners?)"})
+		return
 	}
 	s.emit(s.of(w, event.Event{
 		Kind: event.Ready, Reason: words,
@@ -157,5 +163,5 @@ func (s *Supervisor) signalled(pid int, sig syscall.Signal) bool {
 		}
 		return true
 	}
-	return false
+	return s.probing.contains(pid)
 }

@@ -3,6 +3,7 @@ package handoff
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
@@ -88,7 +89,12 @@ func (w *worker) handed() {
 // that serves.
 func (s *Supervisor) saysReady(g *generation) bool {
 	sv := s.serving()
-	return g.choice.Says || g.saysReady || sv != nil && sv.saysReady
+	return g.choice.Says || g.saysReady || sv != nil && sv.saysReady && sameProgram(g, sv)
+}
+
+// sameProgram says whether what one generation does is to be expected of the other.
+func sameProgram(a, b *generation) bool {
+	return a.release.Path() == b.release.Path() && slices.Equal(a.release.Args(), b.release.Args())
 }
 
 // spec collects what the worker inherits.
@@ -311,23 +317,35 @@ func (s *Supervisor) askToEnd(w *worker) {
 		return
 	}
 	s.emit(s.of(w, event.Event{Kind: event.Signalled, Message: fmt.Sprintf("asked pid %d of generation %d to finish", w.proc.PID(), w.gen)}))
-	s.spawn(func() { // ends with the worker, or when it has finished
+	wait := patience(s.gens[w.gen].plan.Policy.DrainTimeout)
+	s.spawn(func() { // ends with the worker, or when it has got its signal
+		late := time.NewTimer(wait)
+		defer late.Stop()
 		select {
 		case <-finished:
+			late.Reset(farewell)
+		case <-late.C:
+			late.Reset(0)
 		case <-w.ctx.Done():
 			return
 		}
 		select {
-		case <-w.proc.Done():
-		case <-w.ctx.Done():
-		case <-time.After(farewell):
+		case <-late.C:
 			s.post(func() {
 				if s.workers[w.id] == w && !w.killed && !w.ended() {
 					s.sendDrainSignal(w)
 				}
 			})
+		case <-w.proc.Done():
+		case <-w.ctx.Done():
 		}
 	})
+}
+
+// patience is how long a worker that was asked to finish is left without a signal:
+// of the time before KILL, so much that a program which acts on its signal can.
+func patience(drainTimeout time.Duration) time.Duration {
+	return max(drainTimeout/2, drainTimeout-5*time.Second)
 }
 
 // farewell is how long a worker that has finished may take to end by itself, before

@@ -128,8 +128,17 @@ func (r *rules) checkProbeKeys(n *node, p *Probe) {
 	default:
 		r.idle(n, "the probe is not a command", `remove it, or set probe = "exec"`, "exec")
 	}
-	if p.Listener != "" && !r.hasListener(p.Listener) {
+	switch named := p.Listener != ""; {
+	case named && !r.hasListener(p.Listener):
 		r.fail(n.find("listener"), fmt.Sprintf("no listener is called %q", p.Listener), r.listenerNames())
+	case !slices.ContainsFunc(r.c.Listen, func(l Listener) bool {
+		return l.Network() != "udp" && (!named || l.Name == p.Listener)
+	}) && (named || p.Probe != "exec"):
+		at := n.find("listener")
+		if at == nil {
+			at = r.root.near("handoff", "ready")
+		}
+		r.fail(at, "a probe needs a tcp or unix listener: over udp nothing is accepted", "")
 	}
 	if at := n.find("path"); at != nil && !strings.HasPrefix(p.Path, "/") {
 		r.fail(at, fmt.Sprintf("%q is not a path", p.Path), `write it as in "/healthz"`)

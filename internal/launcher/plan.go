@@ -212,6 +212,15 @@ func Check(c *config.Config) (Checked, error) {
 	if err != nil {
 		return done, err
 	}
+	if p.Probe != nil && len(p.Probe.Exec) > 0 {
+		probe := p.Command
+		probe.Exec = p.Probe.Exec
+		r, err := process.Resolve(probe)
+		if err != nil {
+			return done, fmt.Errorf("health.ready.exec: %w", err)
+		}
+		_ = r.Close() // only read from
+	}
 	for _, k := range choice.Kinds {
 		done.Protocols = append(done.Protocols, Protocol{Name: string(k), Why: choice.Why[k]})
 	}

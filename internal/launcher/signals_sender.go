@@ -97,8 +97,11 @@ func (s *senders) ask(c process.Caught) bool {
 		if s.started(c.PID) || s.started(c.Child) {
 			return true
 		}
-		if c.Signal == syscall.SIGHUP || time.Since(begin) > lag {
+		if c.Signal == syscall.SIGHUP {
 			return false
+		}
+		if time.Since(begin) > lag {
+			return c.Child != 0 // no worker, but baton's own: an operator is not
 		}
 		select {
 		case <-s.done:
