@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -36,61 +35,55 @@ const (
 // speak is decided by the kernel's word for the peer's pid.
 type einhornHub struct {
 	mu   sync.Mutex
-	dir  string
+	dirs publicDirs
 	next int
 	told bool // that it cannot be made
 }
 
-// listen makes the next worker's socket.
-func (h *einhornHub) listen() (*net.UnixListener, error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if _, err := os.Lstat(h.dir); h.dir != "" && err != nil {
-		h.dir = "" // somebody cleans up there
-	}
-	if h.dir == "" {
-		dir, err := einhornDirectory()
-		if err != nil {
-			return nil, err
-		}
-		h.dir = dir
-	}
-	h.next++
-	path := filepath.Join(h.dir, strconv.Itoa(h.next))
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	if err != nil {
-		return nil, err // names the path
-	}
-	if err := os.Chmod(path, 0o666); err != nil {
-		return nil, errors.Join(err, l.Close())
-	}
-	return l, nil
+// newEinhornHub bounds where the directory lies: the address of a unix socket has
+// room for 108 bytes (unix(7)).
+func newEinhornHub() einhornHub {
+	return einhornHub{dirs: publicDirs{prefix: "baton-einhorn-", mode: 0o711, longest: 64}}
 }
 
-// einhornDirectory makes it in the directory for temporary files; in /tmp where
-// that is too long for the address of a unix socket (108 bytes, unix(7)).
-func einhornDirectory() (string, error) {
-	base := os.TempDir()
-	if len(base) > 64 {
-		base = "/tmp"
-	}
-	dir, err := os.MkdirTemp(base, "baton-einhorn-")
+// einhornSocket is a worker's socket, and where it lies.
+type einhornSocket struct {
+	*net.UnixListener
+	path   string
+	remove func() error
+}
+
+// listen makes the next worker's socket.
+func (h *einhornHub) listen() (*einhornSocket, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	d, err := h.dirs.get()
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	if err := os.Chmod(dir, 0o711); err != nil {
-		return "", errors.Join(err, os.Remove(dir))
+	h.next++
+	name := strconv.Itoa(h.next)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: d.relative(name), Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", d.join(name), err)
 	}
-	return dir, nil
+	l.SetUnlinkOnClose(false) // its number may be another directory's by then
+	d.names[name] = true
+	remove := func() error {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		return d.remove(name)
+	}
+	if err := d.open(name); err != nil {
+		return nil, errors.Join(err, l.Close(), d.remove(name))
+	}
+	return &einhornSocket{l, d.join(name), remove}, nil
 }
 
 func (h *einhornHub) close() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.dir == "" {
-		return nil
-	}
-	return os.RemoveAll(h.dir)
+	return h.dirs.close()
 }
 
 // first says whether it is the first failure to tell of.
@@ -105,7 +98,7 @@ func (h *einhornHub) first() bool {
 // einhorn is one worker's part. Each message is a connection of its own, and gets
 // no answer, as from Einhorn.
 type einhorn struct {
-	listener   *net.UnixListener // nil: there is none, and no message will come
+	listener   *einhornSocket // nil: there is none, and no message will come
 	worker     *Worker
 	configured bool
 	story      story
@@ -155,7 +148,7 @@ func (e *einhorn) env(sockets, _ int) []string {
 		env = append(env, socketmasterFDs(sockets, count))
 	}
 	if e.listener != nil { // a client with the parent's pid insists on the socket
-		env = append(env, "EINHORN_SOCK_PATH="+e.listener.Addr().String(),
+		env = append(env, "EINHORN_SOCK_PATH="+e.listener.path,
 			variable(einhornParentVariable)+"="+strconv.Itoa(os.Getpid()))
 	}
 	return env
@@ -182,7 +175,7 @@ func (e *einhorn) close() error {
 	if e.listener == nil {
 		return nil
 	}
-	return e.listener.Close() // removes the path
+	return errors.Join(e.listener.Close(), e.listener.remove())
 }
 
 func (e *einhorn) accept() {

@@ -300,7 +300,7 @@ func TestWhereThereIsNoRoomForEinhornsSocket(t *testing.T) {
 	log := &logbook{}
 	hub := NewHub(HubOptions{})
 	w := &Worker{Sockets: two(t), Log: slog.New(slog.NewTextHandler(log, nil))}
-	t.Setenv("TMPDIR", "/nonexistent")
+	hub.einhorn.dirs.bases = []string{"/nonexistent"}
 	if l, err := hub.Open(choose(t, einhornOnly, executable("/srv/app", "")), w); err == nil || !strings.Contains(err.Error(), "einhorn's socket: ") {
 		t.Errorf("configured: %v %v", l, err)
 	}
@@ -320,7 +320,12 @@ func TestWhereThereIsNoRoomForEinhornsSocket(t *testing.T) {
 	if log.count("no worker:ack is heard") != 1 {
 		t.Errorf("log %s", log)
 	}
-	t.Setenv("TMPDIR", "/"+strings.Repeat("long/", 30))
+	long := filepath.Join(publicTemp(t), strings.Repeat("long/", 30))
+	if err := os.MkdirAll(long, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("TMPDIR", long)
+	hub.einhorn.dirs.bases = nil
 	l, err := hub.Open(choose(t, einhornOnly, executable("/srv/app", "")), w)
 	if err != nil {
 		t.Fatalf("where the path would be too long: %v", err)

@@ -108,7 +108,9 @@ type HubOptions struct {
 }
 
 // NewHub returns a Hub that holds nothing yet.
-func NewHub(o HubOptions) *Hub { return &Hub{options: o} }
+func NewHub(o HubOptions) *Hub {
+	return &Hub{options: o, einhorn: newEinhornHub(), node: nodeHub{preload: newPreload()}}
+}
 
 // Close removes what the Hub has put on disk. Links are closed before.
 func (h *Hub) Close() error { return errors.Join(h.einhorn.close(), h.node.close()) }

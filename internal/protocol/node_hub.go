@@ -67,12 +67,15 @@ func (h *nodeHub) first(what string) bool {
 }
 
 // nodeOptions is the NODE_OPTIONS for a worker with this environment, which has the
-// preload first; nothing where the file cannot be written.
+// preload first; nothing where the file cannot be written, which is said once.
 func (h *nodeHub) nodeOptions(base []string, log *slog.Logger) []string {
 	h.mu.Lock()
-	defer h.mu.Unlock()
 	path, err := h.preload.file()
+	h.mu.Unlock()
 	if err != nil {
+		if !h.first("no preload") {
+			return nil
+		}
 		log.Warn("node runs without its preload: a connection kept alive may lose a request at a swap", "error", err)
 		return nil
 	}
@@ -83,7 +86,7 @@ func (h *nodeHub) nodeOptions(base []string, log *slog.Logger) []string {
 func (h *nodeHub) close() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.preload.remove()
+	return h.preload.dirs.close()
 }
 
 // isTicketKeys says whether data is what https servers share, and node would take

@@ -9,7 +9,7 @@ import (
 )
 
 func TestThePreloadCanBeReadByAllAndGoesWithTheHub(t *testing.T) {
-	t.Setenv("TMPDIR", t.TempDir())
+	publicTemp(t)
 	hub := NewHub(HubOptions{})
 	options := func() string {
 		t.Helper()
@@ -23,7 +23,7 @@ func TestThePreloadCanBeReadByAllAndGoesWithTheHub(t *testing.T) {
 	if again := options(); again != first {
 		t.Errorf("%q, then %q", first, again)
 	}
-	path := hub.node.preload.path
+	path := strings.TrimSuffix(strings.TrimPrefix(first, "NODE_OPTIONS=--require="), " --title=x")
 	for name, want := range map[string]os.FileMode{path: 0o444, filepath.Dir(path): 0o755 | os.ModeDir} {
 		if info, err := os.Stat(name); err != nil || info.Mode() != want {
 			t.Errorf("%s: %v, %v", name, info.Mode(), err)
@@ -36,8 +36,14 @@ func TestThePreloadCanBeReadByAllAndGoesWithTheHub(t *testing.T) {
 	if again := options(); again == first {
 		t.Errorf("still %q", again)
 	}
-	if _, err := os.Stat(hub.node.preload.path); err != nil {
-		t.Error(err)
+	path = hub.node.preload.dirs.now.join(preloadName)
+	// Somebody cleans up only the file.
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	options()
+	if text, err := os.ReadFile(path); err != nil || string(text) != string(drainScript) {
+		t.Errorf("%q, %v", text, err)
 	}
 	if err := hub.Close(); err != nil {
 		t.Error(err)
@@ -49,10 +55,12 @@ func TestThePreloadCanBeReadByAllAndGoesWithTheHub(t *testing.T) {
 
 func TestNodeRunsWhereThePreloadCannotBeWritten(t *testing.T) {
 	node := needsNode(t)
-	t.Setenv("TMPDIR", filepath.Join(t.TempDir(), "missing"))
 	web := listening(t, "tcp", "127.0.0.1:0")
 	s := newStand(t, HubOptions{}, web)
-	s.start([]string{port(web.port(t))}, node, "testdata/node/web.js").ready()
+	s.hub.node.preload.dirs.bases = []string{filepath.Join(t.TempDir(), "missing")}
+	for range 2 {
+		s.start([]string{port(web.port(t))}, node, "testdata/node/web.js").ready().end()
+	}
 	if s.log.count("without its preload") != 1 || s.log.count("no such file or directory") != 1 {
 		t.Errorf("log: %s", s.log)
 	}
@@ -61,8 +69,8 @@ func TestNodeRunsWhereThePreloadCannotBeWritten(t *testing.T) {
 func TestThePreloadIsTheWorkersAlone(t *testing.T) {
 	node := needsNode(t)
 	// A path that has to be quoted, with what ends a quotation in it.
-	odd := t.TempDir() + `/a "b\ c`
-	if err := os.Mkdir(odd, 0o700); err != nil {
+	odd := publicTemp(t) + `/a "b\ c`
+	if err := os.Mkdir(odd, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	t.Setenv("TMPDIR", odd)
