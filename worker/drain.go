@@ -111,14 +111,20 @@ func (d *drain) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if known && r.ProtoMajor == 2 && !t.h2.Load() {
 		t.h2.Store(true) // without TLS, only its first request tells
 	}
-	// An answer to an upgrade says what becomes of the connection by itself.
-	if d.draining() && !r.Close && r.Header.Get("Upgrade") == "" {
-		w.Header().Set("Connection", "close") // for HTTP/2, net/http sends GOAWAY
-		if known && r.ProtoMajor == 1 {
+	switch {
+	case !d.draining() || r.Close:
+		d.next.ServeHTTP(w, r)
+	case r.ProtoMajor == 1:
+		if known {
 			t.hold()
 		}
+		last := &answer{ResponseWriter: w}
+		d.next.ServeHTTP(last, r)
+		last.last() // where nothing was written, net/http writes the header now
+	default:
+		w.Header().Set("Connection", "close") // net/http sends GOAWAY for it
+		d.next.ServeHTTP(w, r)
 	}
-	d.next.ServeHTTP(w, r)
 }
 
 func (d *drain) begin() {

@@ -6,8 +6,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	"baton/internal/testkit"
 )
 
 // mailbox listens as a service manager does.
@@ -61,5 +64,47 @@ func TestAManagerThatIsGoneIsAnErrorAndNoneIsNone(t *testing.T) {
 	}
 	if got := process(t, "ready").said(); got != "<nil>\n" {
 		t.Errorf("without NOTIFY_SOCKET, Ready says %q", got)
+	}
+}
+
+// The process drains and ends as well without the launcher that started it, with no
+// error: what waits for its exit status is then somebody else.
+func TestADrainWhoseLauncherIsGoneEndsWithoutAnError(t *testing.T) {
+	dir, err := os.MkdirTemp("", "worker") // t.TempDir is too long for a unix socket's path
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	path := filepath.Join(dir, "notify")
+	for name, goes := range map[string]func() error{
+		"killed, its socket left": func() error { return nil }, // connection refused
+		"removed":                 func() error { return os.Remove(path) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			testkit.Leaks(t)
+			manager := mailbox(t, path)
+			port := testkit.FreePort(t)
+			address := fmt.Sprintf("127.0.0.1:%d", port)
+			p := process(t, "serve", "NOTIFY_SOCKET="+path, "WORKER_TEST_ADDRESS="+address)
+			if got := next(t, manager); got != "READY=1" {
+				t.Fatalf("the first message is %q", got)
+			}
+			manager.Close()
+			if err := goes(); err != nil {
+				t.Fatal(err)
+			}
+			c := (&app{t: t, address: address}).dial()
+			c.pattern(false)
+			if err := p.Process.Signal(syscall.SIGTERM); err != nil {
+				t.Fatal(err)
+			}
+			testkit.Wait(t, func() bool { return !testkit.Listening(t, port) }, "the process not to listen any more")
+			c.pattern(true)
+			c.end()
+			if got := p.said(); got != "" {
+				t.Errorf("the process ended with %q", got)
+			}
+			os.Remove(path) // for the next; it may be gone
+		})
 	}
 }

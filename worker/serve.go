@@ -39,7 +39,8 @@ const idleDefault = 5 * time.Second
 //     "Connection: close". A response that was begun before the drain does not carry
 //     it: the one after it does. Requests that a client has pipelined behind the one
 //     that is answered so are not processed, as RFC 9112 section 9.6 has it, and the
-//     answer reaches the client whole.
+//     answer reaches the client whole. What a handler sets as Connection is overruled,
+//     unless it answers 101 or hijacks: an upgrade is one when it is answered so.
 //   - A connection that stays silent, new or idle, is closed after 5 s: see [Server].
 //   - HTTP/2 connections get a GOAWAY at the end, by http.Server.Shutdown, and finish
 //     their streams; Shutdown also runs what RegisterOnShutdown has registered.
@@ -56,7 +57,7 @@ const idleDefault = 5 * time.Second
 // wrapped, and srv cannot be used again.
 //
 // The first error of accepting, of saying ready, or of Shutdown is returned, after a
-// drain. TERM is caught from the call of Serve until it returns; a second one changes
+// drain; that nobody hears of the drain itself (see [Stopping]) is none. TERM is caught from the call of Serve until it returns; a second one changes
 // nothing.
 func Serve(ctx context.Context, srv *http.Server, ln ...net.Listener) error {
 	return (&Server{HTTP: srv}).Serve(ctx, ln...)
@@ -148,7 +149,10 @@ func (r *run) end(first error) error {
 			first = err
 		}
 	}
-	note(Stopping())
+	// Its error is not the run's: the drain needs nobody to hear this, a launcher that
+	// is gone has nothing left to steer, and one that is there learns of the end by the
+	// process's exit all the same.
+	_ = Stopping()
 	r.drain.begin()
 	for _, q := range r.queues {
 		if q.finish() != nil { // it is closed already, or else no accept is to wait in it
