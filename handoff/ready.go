@@ -33,8 +33,11 @@ func (s *Supervisor) awaitReady(g *generation, w *worker) {
 		if len(listeners) == 0 {
 			return // only a message can tell
 		}
-		s.spawn(func() { // ends with the worker, or when it is proved
-			if err := prove(w.ctx, listeners, w); err == nil {
+		ctx, cancel := context.WithCancel(w.ctx)
+		w.proved = cancel
+		s.spawn(func() { // ends with the worker, or when it is ready: a connection that nobody takes would wait in its queue
+			defer cancel()
+			if err := prove(ctx, listeners, w); err == nil {
 				s.post(func() { s.sign(w, health.Accepted, "it accepts connections") })
 			}
 		})
@@ -102,6 +105,9 @@ func (s *Supervisor) sign(w *worker, sign health.Sign, words string) {
 		return
 	}
 	w.ready = true
+	if w.proved != nil {
+		w.proved()
+	}
 	s.maintain() // a worker may have changed its sockets while it set itself up
 	w.held = make(map[*listener]bool)
 	none := sign == health.Said && len(s.gens[w.gen].listeners) > 0

@@ -35,6 +35,7 @@ type worker struct {
 
 	readiness health.Readiness
 	ready     bool
+	proved    func()               // ends the search for a proof; nil: there is none
 	lastTry   lastTry              // of the probe that is to make it ready
 	early     []protocol.Message   // said before launched was told
 	given     map[*listener]uint64 // the sockets it was started with, by inode

@@ -110,9 +110,9 @@ func engine(ctx context.Context, o Options, log *slog.Logger, caught *signals, c
 // of half a megabyte grow to four before it is looked at.
 const gcPercent = 25
 
-// tidy gives what a swap needed back to the machine when it is over.
+// tidy gives what a start or a swap needed back to the machine when it is over.
 func tidy(e event.Event) {
-	if e.Kind == event.Gone {
+	if e.Kind == event.Gone || e.Kind == event.Serving {
 		go debug.FreeOSMemory() // ends by itself, in about a millisecond
 	}
 }

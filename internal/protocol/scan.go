@@ -7,7 +7,7 @@ import (
 )
 
 // scanBuffer is how much of an executable is looked at at a time.
-const scanBuffer = 256 << 10
+const scanBuffer = 32 << 10
 
 // scan says which of the marks occur in what r reads, in their order. It stops
 // once the first is found: tableflip's, which excludes the others.
