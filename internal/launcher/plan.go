@@ -117,7 +117,7 @@ func unwrap(p *handoff.Plan, c *config.Config) error {
 	if err != nil {
 		return err
 	}
-	if u.Changed {
+	if u.Node {
 		p.Protocols.NodeInside = filepath.Base(p.Command.Exec[0])
 	}
 	p.Command.Exec, p.Command.Env, p.Note = u.Exec, append(p.Command.Env, u.Env...), u.Note

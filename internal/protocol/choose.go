@@ -53,14 +53,18 @@ func marks() []mark {
 // one of them: a program that is told of it signals its parent.
 var blindly = []Kind{KindServerStarter, KindEinhorn, KindSocketmaster}
 
-// blind are executables of which another program than their own text decides
-// what is spoken: interpreters, and those that execute the next of their arguments.
-var blind = []string{
-	"perl", "ruby", "python", "pypy", "php", "sh", "bash", "dash", "zsh", "ksh", "mksh", "ash", "busybox", "fish",
-	"lua", "luajit", "tclsh", "java", "bun", "deno", "dotnet", "mono", "erl", "beam.smp", "guile", "Rscript",
+// runners are programs that execute the next of their arguments.
+var runners = []string{
 	"env", "nice", "ionice", "chrt", "taskset", "numactl", "setpriv", "setsid", "stdbuf", "chroot", "unshare", "nsenter",
 	"sudo", "su", "doas", "gosu", "su-exec", "runuser", "chpst", "envdir", "tini", "dumb-init", "catatonit", "strace",
 }
+
+// blind are executables of which another program than their own text decides
+// what is spoken: interpreters, and runners.
+var blind = append([]string{
+	"perl", "ruby", "python", "pypy", "php", "sh", "bash", "dash", "zsh", "ksh", "mksh", "ash", "busybox", "fish",
+	"lua", "luajit", "tclsh", "java", "bun", "deno", "dotnet", "mono", "erl", "beam.smp", "guile", "Rscript",
+}, runners...)
 
 // excluded are the protocols that expect their sockets where tableflip has its
 // pipes.

@@ -17,6 +17,9 @@ type Unwrapped struct {
 	// what to write instead. "" if all is well.
 	Note    string
 	Changed bool // Exec and Env are not what was given
+	// Node: what was changed starts node in the end, as far as can be seen. If not, the
+	// program is to be looked at like any other.
+	Node bool
 }
 
 // Unwrap finds what `npm start`, `npm run X`, `yarn X`, `pnpm X`, `npx X`, `tsx FILE`
@@ -38,7 +41,7 @@ func Unwrap(exec []string, dir, path string) (Unwrapped, error) {
 	if path == "" {
 		path = "/usr/local/bin:/usr/bin:/bin"
 	}
-	u := &unwrapper{dir: dir, env: map[string]string{}}
+	u := &unwrapper{dir: dir, path: path, env: map[string]string{}}
 	words := make([]word, len(exec))
 	for i, s := range exec {
 		words[i] = word{text: s}
@@ -53,7 +56,7 @@ func Unwrap(exec []string, dir, path string) (Unwrapped, error) {
 	case !u.changed:
 		return same, nil
 	}
-	out := Unwrapped{Changed: true}
+	out := Unwrapped{Changed: true, Node: u.endsInNode()}
 	if bins := binDirs(dir); u.bins && len(bins) > 0 {
 		out.Env = append(out.Env, "PATH="+strings.Join(append(bins, path), ":"))
 	}
@@ -73,12 +76,15 @@ const maxUnwrap = 16
 // unwrapper takes one layer after the other off a command.
 type unwrapper struct {
 	dir     string
+	path    string // PATH, without node_modules/.bin
 	depth   int
 	script  string            // whose command this is: "" outside of package.json
 	bins    bool              // node_modules/.bin belongs into its PATH
 	env     map[string]string // npm's own variables
 	order   []string          // of env
-	before  []string          // shell text that runs before
+	lead    string            // shell text that runs before, with && or the like at its end
+	mixed   bool              // with something else than && in it
+	open    int               // braces in it
 	assigns []word            // KEY=VALUE before the command
 	words   []word            // what is left
 	shell   string            // or what only a shell understands
@@ -248,14 +254,8 @@ func (u *unwrapper) node(args []word) error {
 
 // result is the command as it is started, and the variables before it.
 func (u *unwrapper) result() (exec, env []string) {
-	quoted := func(words []word) (out []string) {
-		for _, w := range words {
-			out = append(out, w.quoted())
-		}
-		return out
-	}
 	raw := func(w word) bool { return w.raw }
-	direct := u.shell == "" && len(u.before) == 0 && !slices.ContainsFunc(u.words, raw) && !slices.ContainsFunc(u.assigns, raw)
+	direct := u.shell == "" && u.lead == "" && !slices.ContainsFunc(u.words, raw) && !slices.ContainsFunc(u.assigns, raw)
 	if direct {
 		for _, w := range u.words {
 			exec = append(exec, w.text)
@@ -274,12 +274,6 @@ func (u *unwrapper) result() (exec, env []string) {
 		last = strings.Join(append(parts, quoted(u.words)...), " ")
 	} else {
 		u.notes = append(u.notes, "a shell stays around the program, since its script needs one")
-		if len(u.assigns) > 0 {
-			last = "export " + strings.Join(quoted(u.assigns), " ") + "; " + last
-		}
-		if len(u.before) > 0 {
-			last = "{ " + last + "\n}" // the last line may be a comment
-		}
 	}
-	return []string{"sh", "-c", strings.Join(append(u.before, last), " && ")}, nil
+	return []string{"sh", "-c", u.lead + last + strings.Repeat("\n}", u.open)}, nil // its last line may be a comment
 }

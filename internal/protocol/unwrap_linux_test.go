@@ -2,6 +2,7 @@ package protocol
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -32,6 +33,7 @@ func TestNpmKeepsTheChannelUnlessItIsSeenThrough(t *testing.T) {
 		"prestart": `node -e "if (process.channel) throw 1; require('fs').writeFileSync('built', '')"`,
 		"plain":    "node server.js",
 		"shell":    "node server.js; echo done",
+		"migrate":  `node -e "if (process.channel) throw 1; require('fs').writeFileSync('migrated', '')"; node server.js`,
 	})
 	web, err := os.ReadFile("testdata/node/web.js")
 	if err != nil {
@@ -42,7 +44,7 @@ func TestNpmKeepsTheChannelUnlessItIsSeenThrough(t *testing.T) {
 	}
 	slot := listening(t, "tcp", "127.0.0.1:0")
 	s := newStand(t, HubOptions{}, slot)
-	for _, command := range []string{"npm start", "yarn plain", "pnpm run shell"} {
+	for _, command := range []string{"npm start", "yarn plain", "pnpm run shell", "npm run migrate"} {
 		p := s.startUnwrapped(dir, command, port(slot.port(t))).ready()
 		a := get(t, "tcp", slot.Address, "/")
 		if direct := a.PID == p.cmd.Process.Pid; direct != (command != "pnpm run shell") {
@@ -52,6 +54,9 @@ func TestNpmKeepsTheChannelUnlessItIsSeenThrough(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(dir, "built")); err != nil {
 		t.Errorf("prestart did not run: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "migrated")); err != nil {
+		t.Errorf("what comes before the server did not run: %v", err)
 	}
 
 	s.dir = dir
@@ -66,6 +71,33 @@ func TestNpmKeepsTheChannelUnlessItIsSeenThrough(t *testing.T) {
 	}
 	if len(p.box) != 0 {
 		t.Errorf("ready by mistake: %+v", <-p.box)
+	}
+}
+
+func TestScriptsRunAsAShellRunsThemInEachOther(t *testing.T) {
+	dir := project(t, map[string]string{
+		"seq": "echo one; echo two", "pair": "echo one && echo two", "piped": "echo one | cat; echo two",
+		"and": "false && npm run seq", "or": "true || npm run pair", "semi": "false; npm run seq", "orelse": "false || npm run pair",
+		"prebuilt": "false", "built": "echo one; echo two", "premade": "true", "made": "echo one; false; echo two",
+		"show": "printenv A; printenv A | cat; printenv A", "with": "A=b npm run show", "each": "A='b c' npm run twice", "twice": "printenv A; printenv A",
+		"shell": "true || npm run piped", "noshell": "false || npm run piped", "local": "A=b; printenv A; echo =$A",
+		"late": "exit 3; echo never", "tail": "cat /dev/null; echo one; rm -f x",
+	})
+	for script, want := range map[string]string{
+		"seq": "one two", "pair": "one two", "piped": "one two", "and": "", "or": "", "semi": "one two", "orelse": "one two",
+		"built": "", "made": "one two", "with": "b b b", "each": "b c b c", "shell": "", "noshell": "one two", "local": "=b", "late": "", "tail": "one",
+	} {
+		u, err := Unwrap([]string{"npm", "run", script}, dir, os.Getenv("PATH"))
+		if err != nil || !u.Changed {
+			t.Errorf("%s: %+v, %v", script, u, err)
+			continue
+		}
+		cmd := exec.Command(u.Exec[0], u.Exec[1:]...)
+		cmd.Dir, cmd.Env = dir, append(os.Environ(), u.Env...)
+		out, _ := cmd.Output() // its exit status is the script's own
+		if got := strings.Join(strings.Fields(string(out)), " "); got != want {
+			t.Errorf("%s: %q, want %q; by %q", script, got, want, u.Exec)
+		}
 	}
 }
 
@@ -123,7 +155,22 @@ func TestWordsAreThoseOfAShell(t *testing.T) {
 			t.Errorf("%s: %q, a shell says %q", line, got, want)
 		}
 	}
-	for _, line := range []string{"a | b", "a; b", "a > b", "(a)", "a $(b)", "a `b`", `a "$(b)"`, "a\nb", "a & b", "# a", "a # b", "if a", "a '", `a "`, `a \`, "a && && b", "&& a", "a &&", ""} {
+	for line, want := range map[string]string{
+		"a b; c": "[a b] ; [c]", "a;c;": "[a] ; [c] ;", "a && b || c": "[a] && [b] || [c]", "a\n\n b\n": "[a] ; [b] ;", "a &&\n b": "[a] && [b]", "'a;b' c": "[a;b c]",
+	} {
+		got := ""
+		for _, c := range parseScript(line) {
+			var words []string
+			for _, w := range c.words {
+				words = append(words, w.text)
+			}
+			got += fmt.Sprint(words, " ", c.then, " ")
+		}
+		if strings.TrimSpace(got) != want {
+			t.Errorf("%q: %s, want %s", line, got, want)
+		}
+	}
+	for _, line := range []string{"a | b", "a;; b", "; a", "a > b", "(a)", "a $(b)", "a `b`", `a "$(b)"`, "a\r\nb", "a \\\nb", "a \"\\\nb\"", "trap a EXIT; b", "exec a; b", "a & b", "# a", "a # b", "if a", "a '", `a "`, `a \`, "a && && b", "&& a", "a &&", "a ||", "a || | b", ""} {
 		if got := parseScript(line); got != nil {
 			t.Errorf("%s: taken for %+v", line, got)
 		}

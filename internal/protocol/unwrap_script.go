@@ -185,22 +185,116 @@ func (u *unwrapper) run(manager, script string, args []word) error {
 	}
 	u.script, u.changed, u.bins = script, true, true
 	u.variables(&m, manager, script, text)
-	if pre := m.Scripts["pre"+script]; pre != "" && runsPre(manager, &m, u.dir) {
-		u.before = append(u.before, "("+hidden+pre+"\n)") // its last line may be a comment
+	pre := m.Scripts["pre"+script]
+	if !runsPre(manager, &m, u.dir) {
+		pre = ""
 	}
-	args = u.arguments(manager, args)
+	return u.lines(pre, text, u.arguments(manager, args))
+}
+
+// lines goes on with the text of a script, and the one that runs before it.
+func (u *unwrapper) lines(pre, text string, args []word) error {
 	commands := parseScript(text)
-	if commands == nil {
-		for _, a := range args {
-			text += " " + a.quoted()
-		}
-		u.shell = text
+	if len(u.assigns) > 0 && (pre != "" || len(commands) != 1) { // they are for all of it
+		u.precede("export "+strings.Join(quoted(u.assigns), " "), "&&")
+		u.assigns = nil
+	}
+	if pre != "" {
+		u.group("&&")
+		u.precede("("+hidden+pre+"\n)", "&&") // its last line may be a comment
+	}
+	at, ok := u.server(commands)
+	if !ok {
+		u.group("?") // whatever is between them
+		u.whole(text, args)
 		return nil
 	}
-	for _, c := range commands[:len(commands)-1] {
-		u.before = append(u.before, c.apart())
+	if len(commands) > 1 {
+		u.group(separators(commands)...)
 	}
-	return u.command(append(commands[len(commands)-1].words, args...))
+	for _, c := range commands[:at] {
+		u.precede(c.apart(), c.then)
+	}
+	if at < len(commands)-1 {
+		u.whole(strings.TrimSpace(text[commands[at].at:]), args)
+		return nil
+	}
+	return u.command(append(commands[at].words, args...))
+}
+
+// precede puts a command before all that is to come.
+func (u *unwrapper) precede(command, then string) {
+	u.lead += command + " " + then + " "
+	u.mixed = u.mixed || then != "&&"
+}
+
+// group keeps together what comes, with these between its commands, where what is
+// before it would be read as one with it.
+func (u *unwrapper) group(between ...string) {
+	other := func(then string) bool { return then != "&&" && then != "" }
+	if u.lead != "" && (u.mixed || slices.ContainsFunc(between, other)) {
+		u.lead += "{ "
+		u.open++
+	}
+}
+
+func separators(commands []simple) (between []string) {
+	for _, c := range commands[:len(commands)-1] {
+		between = append(between, c.then)
+	}
+	return between
+}
+
+// after are programs that a script runs when its server has ended.
+var after = []string{"rm", "cat", "cp", "date", "kill", "mkdir", "mv", "sleep", "touch"}
+
+// server finds the command that is to have the channel: the last one, but for what
+// cleans up behind it. Not ok: only a shell understands the script, or it may be either
+// of two.
+func (u *unwrapper) server(commands []simple) (at int, ok bool) {
+	if len(commands) == 0 {
+		return 0, false
+	}
+	at = len(commands) - 1
+	for at > 0 && (commands[at].inShell() || slices.Contains(after, commands[at].words[0].text)) {
+		at--
+	}
+	if commands[at].inShell() {
+		at = len(commands) - 1 // there is no other
+	}
+	if at > 0 && commands[at-1].then == "||" && u.takesChannel(texts(commands[at].words)) {
+		return at, !slices.ContainsFunc(commands[:at], func(c simple) bool { return u.takesChannel(texts(c.words)) })
+	}
+	return at, true
+}
+
+// takesChannel says whether a command starts node, in whatever way.
+func (u *unwrapper) takesChannel(words []string) bool {
+	return isWrapper(words[0]) || u.startsNode(words)
+}
+
+// whole leaves a script to a shell, unless more than one of its commands would take
+// the channel.
+func (u *unwrapper) whole(text string, args []word) {
+	var takers [][]string
+	for _, words := range programs(text) {
+		if u.takesChannel(words) {
+			takers = append(takers, words)
+		}
+	}
+	const instead = `as in exec = ["node", "server.js"]`
+	switch {
+	case len(takers) > 1:
+		u.opaque = fmt.Sprintf("the script %q starts node more than once, in an order that baton cannot tell, and the first keeps the channel: "+
+			"join its commands by && or ; with the server as the last one, or write the server alone, %s", u.script, instead)
+	case len(takers) == 1 && isWrapper(takers[0][0]):
+		u.opaque = fmt.Sprintf("the script %q runs %s among what only a shell understands, and %[2]s keeps the channel: "+
+			"write what it runs in the end, %s", u.script, filepath.Base(takers[0][0]), instead)
+	}
+	for _, a := range args {
+		text += " " + a.quoted()
+	}
+	u.shell = text
 }
 
 // arguments are those that the script gets.
@@ -247,11 +341,20 @@ func runsPre(manager string, m *manifest, dir string) bool {
 }
 
 // inShell are commands that change the shell they run in, or are part of it.
-var inShell = []string{".", ":", "[", "cd", "echo", "eval", "export", "false", "printf", "set", "source", "test", "true", "ulimit", "umask", "unset"}
+var inShell = []string{
+	".", ":", "[", "alias", "cd", "declare", "echo", "eval", "exit", "export", "false", "printf", "read", "readonly", "set", "shift",
+	"shopt", "source", "test", "true", "typeset", "ulimit", "umask", "unset",
+}
+
+// inShell says whether it is a shell's own, and has to run in that.
+func (c simple) inShell() bool {
+	return !slices.ContainsFunc(c.words, func(w word) bool { return !w.assignment() }) ||
+		!c.words[0].raw && slices.Contains(inShell, c.words[0].text)
+}
 
 // apart is a command that runs before the program, as shell text.
 func (c simple) apart() string {
-	if !c.words[0].raw && slices.Contains(inShell, c.words[0].text) {
+	if c.inShell() {
 		return c.text
 	}
 	return "(" + hidden + c.text + ")"

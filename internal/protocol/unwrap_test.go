@@ -63,6 +63,17 @@ var scripts = map[string]string{
 	"pm":            "pm2-runtime start app.js",
 	"vars":          "dotenv -e .env -- node app.mjs",
 	"viaNode":       "node --run start",
+	"migrate":       "node migrate.js; npm run x;node server.js;",
+	"lines":         "A=b\n\nnode migrate.js || exit 1\nnode server.js --a $A\n",
+	"inner":         "tsc && npm run migrate",
+	"bye":           "node migrate.js; node server.js; echo done; rm -f pid",
+	"both":          "node a.js & node b.js",
+	"piped":         "NODE_ENV=x node a.js 2>&1 | next --pretty",
+	"either":        "node a.js || node b.js",
+	"deep":          "npm start > log",
+	"deepbye":       "npm start; echo bye",
+	"saying":        "echo node, then node && node server.js | tee log",
+	"trapped":       "trap 'rm pid' EXIT; node server.js",
 }
 
 func TestWhatAWrapperRunsInTheEnd(t *testing.T) {
@@ -107,7 +118,18 @@ func TestWhatAWrapperRunsInTheEnd(t *testing.T) {
 		"npm run chain":                {exec: []string{"sh", "-c", "cd app && " + unset + "tsc -p .) && exec env NODE_ENV=x node server.js"}},
 		"npm run built":                {exec: []string{"sh", "-c", unset + "tsc # done\n) && exec node server.js"}},
 		"node --run built":             {exec: []string{"node", "server.js"}},
-		"npm run shellbuilt":           {exec: []string{"sh", "-c", unset + "tsc\n) && { node a.js; node b.js\n}"}, note: "a shell stays"},
+		"npm run shellbuilt":           {exec: []string{"sh", "-c", unset + "tsc\n) && { " + unset + "node a.js) ; exec node b.js\n}"}},
+		"npm run migrate":              {exec: []string{"sh", "-c", unset + "node migrate.js) ; " + unset + "npm run x) ; exec node server.js"}},
+		"npm run lines":                {exec: []string{"sh", "-c", "A=b ; " + unset + "node migrate.js) || exit 1 ; exec node server.js --a $A"}},
+		"npm run inner":                {exec: []string{"sh", "-c", unset + "tsc) && { " + unset + "node migrate.js) ; " + unset + "npm run x) ; exec node server.js\n}"}},
+		"npm run bye -- x":             {exec: []string{"sh", "-c", unset + "node migrate.js) ; node server.js; echo done; rm -f pid x"}, note: "a shell stays"},
+		"npm run both":                 {note: `the script "both" starts node more than once`},
+		"npm run piped":                {note: `the script "piped" starts node more than once`},
+		"npm run either":               {note: `the script "either" starts node more than once`},
+		"npm run deep":                 {note: `the script "deep" runs npm`},
+		"npm run deepbye":              {note: `the script "deepbye" runs npm`},
+		"npm run saying":               {exec: []string{"sh", "-c", "echo node, then node && node server.js | tee log"}, note: "a shell stays"},
+		"npm run trapped":              {exec: []string{"sh", "-c", "trap 'rm pid' EXIT; node server.js"}, note: "a shell stays"},
 		"npm run ts":                   {exec: []string{"node", "--import", "tsx", "--env-file=.env", "src/index.ts"}, env: []string{"TSX_TSCONFIG_PATH=tsconfig.app.json"}},
 		"npm run next":                 {exec: []string{bin + "/next", "start", "-p", "3000"}},
 		"npm run execed":               {exec: []string{"node", "server.js"}},
@@ -213,6 +235,48 @@ func TestWhatIsWrongWithAPackageIsSaid(t *testing.T) {
 	}
 	if got, err := Unwrap([]string{"npm", "start"}, empty, ""); err != nil || !slices.Equal(got.Exec, []string{"node", "server.js"}) {
 		t.Errorf("%q, %v", got.Exec, err)
+	}
+}
+
+func TestNodeIsSeenInWhatACommandComesDownTo(t *testing.T) {
+	dir := project(t, nil, "next")
+	write := func(path, text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, path), []byte(text), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("server", elf("TABLEFLIP_HAS_PARENT_7DIU3"))
+	write("app.py", "#!/usr/bin/env python3\nimport node\n")
+	write("cli", "#!/usr/bin/env -S node --no-warnings\n")
+	write("start.sh", "#!/bin/sh\nset -e\nexec env A=b node server.js\n")
+	write("go.sh", "#!/bin/sh\n# not node\necho node\nexec ./server\n")
+	write("plain", "cd x\nnode server.js\n") // a shell's, without saying so
+	write("node_modules/.bin/shim", "#!/bin/sh\nbasedir=$(dirname \"$0\")\nif [ -x \"$basedir/node\" ]; then\n  exec \"$basedir/node\" \"$basedir/../x\" \"$@\"\nfi\n")
+	write("node_modules/.bin/binary", elf())
+	for script, want := range map[string]bool{
+		"node server.js": true, "/opt/node-20 server.js": true, "A=b node --port $PORT": true, "next start": true, "./node_modules/.bin/next": true,
+		"shim start": true, "./cli": true, "./start.sh": true, "sh start.sh": true, "./plain": true, "cli": true, // in PATH
+		"node server.js | tee log": true, "node server.js; echo done": true, "cd app && ../node_modules/.bin/elsewhere $A": true, "cd app && ./main.js": true,
+		"dumb-init -- node server.js": true, "sh -c 'exec node server.js'": true, "${NODE:-node} server.js": true, "if true; then node server.js; fi": true,
+		"node migrate.js; node server.js": true,
+
+		"./server": false, "./server --port $PORT": false, "python3 app.py": false, "./app.py node": false, "./go.sh": false, "binary": false,
+		"node build.js && ./server": false, "node build.js; ./server": false, "npm run build; ./server": false, "./server | tee node": false, "dumb-init ./server": false, "missing": false, "sh -c ./server": false,
+		"cat start.sh": false, "cd app && ./missing": false,
+	} {
+		data, err := json.Marshal(map[string]any{"scripts": map[string]string{"start": script, "prestart": "node build.js"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		write("package.json", string(data))
+		got, err := Unwrap([]string{"npm", "start"}, dir, dir+":/usr/bin:/bin")
+		if err != nil || !got.Changed || got.Node != want {
+			t.Errorf("%s: node %v, want %v; %+v, %v", script, got.Node, want, got, err)
+		}
+	}
+	if got, err := Unwrap([]string{"node", "server.js"}, dir, "/bin"); err != nil || got.Node {
+		t.Errorf("nothing was around it: %+v, %v", got, err)
 	}
 }
 

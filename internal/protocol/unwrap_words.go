@@ -25,27 +25,41 @@ func (w word) quoted() string {
 	return "'" + strings.ReplaceAll(w.text, "'", `'\''`) + "'"
 }
 
+func quoted(words []word) (out []string) {
+	for _, w := range words {
+		out = append(out, w.quoted())
+	}
+	return out
+}
+
 // simple is one command of a script.
 type simple struct {
 	text  string
+	at    int // where it begins in the script
 	words []word
+	then  string // what follows: "&&", "||", ";", or "" at the end
 }
 
-// parseScript cuts a script into simple commands that are joined by && alone; nil
+// parseScript cuts a script into simple commands that run one after the other; nil
 // if there is anything else that only a shell understands.
 func parseScript(script string) (commands []simple) {
 	p := scriptParser{in: script}
 	for {
+		p.blank(" \t\n")
 		from := p.at
 		words, ok := p.words()
 		if !ok || len(words) == 0 || !words[0].raw && isReserved(words[0].text) {
 			return nil
 		}
-		commands = append(commands, simple{strings.TrimSpace(script[from:p.at]), words})
-		if p.at == len(p.in) {
+		c := simple{text: strings.TrimSpace(script[from:p.at]), at: from, words: words, then: p.separator()}
+		commands = append(commands, c)
+		p.blank(" \t\n")
+		switch {
+		case p.at == len(p.in) && (c.then == "" || c.then == ";"):
 			return commands
+		case !c.words[0].raw && (c.words[0].text == "exec" || c.words[0].text == "trap"):
+			return nil // what follows depends on the shell that had it
 		}
-		p.at += len("&&")
 	}
 }
 
@@ -64,13 +78,38 @@ type scriptParser struct {
 	at int
 }
 
-// words reads up to && or the end; false: it met something else.
+func (p *scriptParser) blank(characters string) {
+	for p.at < len(p.in) && strings.IndexByte(characters, p.in[p.at]) >= 0 {
+		p.at++
+	}
+}
+
+// next is what separates commands, if that is what comes next, as it is written; "" if
+// not.
+func (p *scriptParser) next() string {
+	for _, s := range []string{"&&", "||", ";", "\n"} {
+		if strings.HasPrefix(p.in[p.at:], s) {
+			return s
+		}
+	}
+	return ""
+}
+
+// separator reads it. A line's end is as good as a semicolon.
+func (p *scriptParser) separator() string {
+	s := p.next()
+	p.at += len(s)
+	if s == "\n" {
+		return ";"
+	}
+	return s
+}
+
+// words reads up to a separator or the end; false: it met something else.
 func (p *scriptParser) words() (words []word, ok bool) {
 	for {
-		for p.at < len(p.in) && (p.in[p.at] == ' ' || p.in[p.at] == '\t') {
-			p.at++
-		}
-		if p.at == len(p.in) || strings.HasPrefix(p.in[p.at:], "&&") {
+		p.blank(" \t")
+		if p.at == len(p.in) || p.next() != "" {
 			return words, true
 		}
 		if p.in[p.at] == '#' {
@@ -93,9 +132,9 @@ func (p *scriptParser) word() (w word, ok bool) {
 		switch c := p.in[p.at]; c {
 		case ' ', '\t':
 			return p.made(from, text.String(), raw), true
-		case '&':
-			return p.made(from, text.String(), raw), strings.HasPrefix(p.in[p.at:], "&&")
-		case '|', ';', '<', '>', '(', ')', '\n', '\r':
+		case '&', '|', ';', '\n':
+			return p.made(from, text.String(), raw), p.next() != ""
+		case '<', '>', '(', ')', '\r':
 			return word{}, false
 		case '$', '`':
 			raw = true
@@ -108,8 +147,8 @@ func (p *scriptParser) word() (w word, ok bool) {
 			raw = raw || p.at == from || p.in[p.at-1] == '='
 			text.WriteByte(c)
 		case '\\':
-			if p.at++; p.at == len(p.in) {
-				return word{}, false
+			if p.at++; p.at == len(p.in) || p.in[p.at] == '\n' {
+				return word{}, false // a line that goes on in the next
 			}
 			text.WriteByte(p.in[p.at])
 		case '\'', '"':
@@ -142,6 +181,8 @@ func (p *scriptParser) quote(mark byte) (text string, expands, ok bool) {
 		case c == mark:
 			return out.String(), expands, true
 		case mark == '"' && (c == '`' || strings.HasPrefix(p.in[p.at:], "$(")):
+			return "", false, false
+		case mark == '"' && strings.HasPrefix(p.in[p.at:], "\\\n"):
 			return "", false, false
 		case mark == '"' && c == '$':
 			expands = true
