@@ -330,6 +330,9 @@ func TestWhereThereIsNoRoomForEinhornsSocket(t *testing.T) {
 	if err != nil {
 		t.Fatalf("where the path would be too long: %v", err)
 	}
+	if path := (&crew{link: l}).socket(); len(path) >= 108 { // sun_path, unix(7)
+		t.Errorf("no client can connect to %s", path)
+	}
 	if err := l.Close(); err != nil {
 		t.Error(err)
 	}

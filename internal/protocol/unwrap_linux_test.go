@@ -81,11 +81,12 @@ func TestScriptsRunAsAShellRunsThemInEachOther(t *testing.T) {
 		"prebuilt": "false", "built": "echo one; echo two", "premade": "true", "made": "echo one; false; echo two",
 		"show": "printenv A; printenv A | cat; printenv A", "with": "A=b npm run show", "each": "A='b c' npm run twice", "twice": "printenv A; printenv A",
 		"shell": "true || npm run piped", "noshell": "false || npm run piped", "local": "A=b; printenv A; echo =$A",
-		"late": "exit 3; echo never", "tail": "cat /dev/null; echo one; rm -f x",
+		"late": "exit 3; echo never",
+		"andshell": "false && npm run piped", "orpre": "true || npm run made", "tail": "cat /dev/null; echo one; rm -f x",
 	})
 	for script, want := range map[string]string{
 		"seq": "one two", "pair": "one two", "piped": "one two", "and": "", "or": "", "semi": "one two", "orelse": "one two",
-		"built": "", "made": "one two", "with": "b b b", "each": "b c b c", "shell": "", "noshell": "one two", "local": "=b", "late": "", "tail": "one",
+		"built": "", "made": "one two", "with": "b b b", "each": "b c b c", "shell": "", "noshell": "one two", "andshell": "", "orpre": "", "local": "=b", "late": "", "tail": "one",
 	} {
 		u, err := Unwrap([]string{"npm", "run", script}, dir, os.Getenv("PATH"))
 		if err != nil || !u.Changed {

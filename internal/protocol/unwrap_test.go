@@ -250,7 +250,7 @@ func TestNodeIsSeenInWhatACommandComesDownTo(t *testing.T) {
 	write("app.py", "#!/usr/bin/env python3\nimport node\n")
 	write("cli", "#!/usr/bin/env -S node --no-warnings\n")
 	write("start.sh", "#!/bin/sh\nset -e\nexec env A=b node server.js\n")
-	write("go.sh", "#!/bin/sh\n# not node\necho node\nexec ./server\n")
+	write("go.sh", "#!/bin/sh\n# not; node\necho node\nexec ./server\n")
 	write("plain", "cd x\nnode server.js\n") // a shell's, without saying so
 	write("node_modules/.bin/shim", "#!/bin/sh\nbasedir=$(dirname \"$0\")\nif [ -x \"$basedir/node\" ]; then\n  exec \"$basedir/node\" \"$basedir/../x\" \"$@\"\nfi\n")
 	write("node_modules/.bin/binary", elf())
