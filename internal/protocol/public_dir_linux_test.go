@@ -166,6 +166,23 @@ func look(t *testing.T, dir string) (seen []string) {
 	return append(seen, info.Mode().String())
 }
 
+func TestAnotherDirectoryInThePlaceOfOursStaysAtTheEnd(t *testing.T) {
+	publicTemp(t)
+	for what, next := range publics(t) {
+		hub := NewHub(HubOptions{})
+		dir := filepath.Dir(next(hub))
+		if err := errors.Join(os.RemoveAll(dir), os.Mkdir(dir, 0o755)); err != nil {
+			t.Fatal(err)
+		}
+		if err := hub.Close(); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+		if err := os.Remove(dir); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
+
 func TestWhoCleansUpByAgeLeavesPublicDirectoriesAlone(t *testing.T) {
 	publicTemp(t)
 	for what, next := range publics(t) {

@@ -81,7 +81,7 @@ func TestScriptsRunAsAShellRunsThemInEachOther(t *testing.T) {
 		"prebuilt": "false", "built": "echo one; echo two", "premade": "true", "made": "echo one; false; echo two",
 		"show": "printenv A; printenv A | cat; printenv A", "with": "A=b npm run show", "each": "A='b c' npm run twice", "twice": "printenv A; printenv A",
 		"shell": "true || npm run piped", "noshell": "false || npm run piped", "local": "A=b; printenv A; echo =$A",
-		"late": "exit 3; echo never",
+		"late":     "exit 3; echo never",
 		"andshell": "false && npm run piped", "orpre": "true || npm run made", "tail": "cat /dev/null; echo one; rm -f x",
 	})
 	for script, want := range map[string]string{
