@@ -47,6 +47,9 @@ func (c *client) ask(lines ...string) *http.Response {
 	}
 	resp, err := http.ReadResponse(c.r, nil)
 	for err == nil && resp.StatusCode == http.StatusEarlyHints {
+		if resp.Close {
+			c.t.Error("a hint says Connection: close")
+		}
 		resp.Body.Close()
 		resp, err = http.ReadResponse(c.r, nil)
 	}
@@ -191,6 +194,10 @@ func TestAnUpgradeThatIsTakenInADrainIsLeftAsTheHandlerHasIt(t *testing.T) {
 		w.Header().Add("Connection", "Upgrade")
 		w.Header().Add("Upgrade", "echo")
 		w.WriteHeader(http.StatusSwitchingProtocols)
+		w.(http.Flusher).Flush()
+		if got := w.Header().Get("Connection"); got != "Upgrade" {
+			t.Errorf("the header of a 101 became Connection: %s", got)
+		}
 		return hijack(w)
 	})
 	behind := httptest.NewServer(raw)
@@ -224,4 +231,34 @@ func TestAnUpgradeThatIsTakenInADrainIsLeftAsTheHandlerHasIt(t *testing.T) {
 			a.wait()
 		})
 	}
+}
+
+// Each of them is being waited on by net/http while its last answer is prepared.
+func TestEveryOneOfManyConnectionsIsClosedBehindItsLastAnswer(t *testing.T) {
+	testkit.Leaks(t)
+	a, clients := draining(t, 500, func(http.ResponseWriter, *http.Request) {})
+	ended := make(chan error, len(clients))
+	for _, c := range clients {
+		go func() { // ends within its deadline
+			err := c.SetDeadline(time.Now().Add(20 * time.Second))
+			if err == nil {
+				_, err = io.WriteString(c, "GET / HTTP/1.1\r\nHost: baton.test\r\n\r\n")
+			}
+			if err == nil {
+				_, err = io.Copy(io.Discard, c.r)
+			}
+			ended <- err
+		}()
+	}
+	open := 0
+	for range clients {
+		if err := <-ended; err != nil {
+			t.Log(err)
+			open++
+		}
+	}
+	if open > 0 {
+		t.Fatalf("%d of %d connections are still open", open, len(clients))
+	}
+	a.wait()
 }

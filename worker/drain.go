@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"net"
 	"net/http"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,7 +28,7 @@ type conn struct {
 	state atomic.Int32 // http.ConnState
 	since atomic.Int64 // of the state, where it began within a drain: Unix time, ns
 	h2    atomic.Bool
-	tail  net.Conn // see linger
+	tail  *os.File // see linger
 	ended bool     // by wait, for its silence
 }
 

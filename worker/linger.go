@@ -19,6 +19,11 @@ const patience = time.Second
 
 // hold makes net/http's close leave the socket open, by a second descriptor for it.
 // Without one (no descriptor left, no such system) the close is a plain one.
+//
+// It stays the file it is: net.FileConn calls its Fd, which takes O_NONBLOCK off the
+// description that both descriptors share, for a moment. net/http reads beside a
+// handler, and a read(2) in that moment waits in the kernel, where no deadline and no
+// close wakes it: the connection would never end.
 func (t *conn) hold() {
 	raw := t.Conn
 	if c, ok := raw.(interface{ NetConn() net.Conn }); ok { // *tls.Conn
@@ -28,13 +33,8 @@ func (t *conn) hold() {
 	if !ok || t.tail != nil {
 		return
 	}
-	f, err := c.File()
-	if err != nil {
-		return
-	}
-	defer f.Close()
-	if tail, err := net.FileConn(f); err == nil {
-		t.tail = tail
+	if f, err := c.File(); err == nil {
+		t.tail = f
 	}
 }
 
@@ -54,7 +54,7 @@ func (t *conn) gone(state http.ConnState) {
 func (t *conn) linger() {
 	defer t.drain.conns.Delete(t.Conn)
 	defer t.tail.Close()
-	if c, ok := t.tail.(interface{ CloseWrite() error }); !ok || c.CloseWrite() != nil {
+	if endWriting(t.tail) != nil {
 		return // the client has reset it
 	}
 	if t.tail.SetReadDeadline(time.Now().Add(patience)) == nil {

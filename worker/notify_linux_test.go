@@ -67,6 +67,22 @@ func TestAManagerThatIsGoneIsAnErrorAndNoneIsNone(t *testing.T) {
 	}
 }
 
+func TestServeSaysReadyAndThatItStops(t *testing.T) {
+	manager := fmt.Sprintf("@baton-worker-serve-%d", os.Getpid())
+	c := mailbox(t, manager)
+	p := process(t, "serve", "NOTIFY_SOCKET="+manager, "WORKER_TEST_ADDRESS=127.0.0.1:0")
+	ready := next(t, c)
+	if err := p.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if got := ready + " " + next(t, c); got != "READY=1 STOPPING=1" {
+		t.Errorf("it says %s", got)
+	}
+	if got := p.said(); got != "" {
+		t.Errorf("the process ended with %q", got)
+	}
+}
+
 // The process drains and ends as well without the launcher that started it, with no
 // error: what waits for its exit status is then somebody else.
 func TestADrainWhoseLauncherIsGoneEndsWithoutAnError(t *testing.T) {
