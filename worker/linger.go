@@ -20,9 +20,9 @@ const patience = time.Second
 // hold makes net/http's close leave the socket open, by a second descriptor for it.
 // Without one (no descriptor left, no such system) the close is a plain one.
 //
-// It stays the file it is: net.FileConn calls its Fd, which takes O_NONBLOCK off the
-// description that both descriptors share, for a moment. net/http reads beside a
-// handler, and a read(2) in that moment waits in the kernel, where no deadline and no
+// It stays a file until that close: net.FileConn calls its Fd, which takes O_NONBLOCK
+// off the description that both descriptors share, for a moment. net/http reads beside
+// a handler, and a read(2) in that moment waits in the kernel, where no deadline and no
 // close wakes it: the connection would never end.
 func (t *conn) hold() {
 	raw := t.Conn
@@ -54,10 +54,15 @@ func (t *conn) gone(state http.ConnState) {
 func (t *conn) linger() {
 	defer t.drain.conns.Delete(t.Conn)
 	defer t.tail.Close()
-	if endWriting(t.tail) != nil {
+	c, err := net.FileConn(t.tail) // net/http has waited for its own read, and closed
+	if err != nil {
+		return // no descriptor left: the plain close
+	}
+	defer c.Close()
+	if w, ok := c.(interface{ CloseWrite() error }); !ok || w.CloseWrite() != nil {
 		return // the client has reset it
 	}
-	if t.tail.SetReadDeadline(time.Now().Add(patience)) == nil {
-		_, _ = io.Copy(io.Discard, t.tail) // its errors are its ends
+	if c.SetReadDeadline(time.Now().Add(patience)) == nil {
+		_, _ = io.Copy(io.Discard, c) // its errors are its ends
 	}
 }
