@@ -326,7 +326,7 @@ var calls = []struct {
 	{
 		"a socket's", []string{"syscall", "unix"},
 		regexp.MustCompile(`^(Socket|Socketpair|Bind|Listen|Connect|Accept4?|Shutdown|Setsockopt.*)$`),
-		[]string{"internal/socket", "internal/socket/diag", "internal/protocol", "worker"}, // worker: the other end, which may import none of ours
+		[]string{"internal/socket", "internal/socket/diag", "internal/protocol"},
 	},
 	{
 		"a process's", []string{"syscall", "unix", "os", "exec"},

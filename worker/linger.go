@@ -15,7 +15,7 @@ import (
 // section 9.6).
 
 // patience is how long a client may take for that.
-const patience = time.Second
+const patience = 5 * time.Second
 
 // hold makes net/http's close leave the socket open, by a second descriptor for it.
 // Without one (no descriptor left, no such system) the close is a plain one.
