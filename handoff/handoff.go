@@ -98,8 +98,6 @@ type Supervisor struct {
 	hub   *protocol.Hub // safe for concurrent use
 	extra *extras       // likewise
 
-	probing probing // likewise
-
 	// What follows belongs to the goroutine of Run.
 	ctx       context.Context // of all waiting goroutines
 	rules     machine.Machine

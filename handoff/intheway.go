@@ -28,12 +28,12 @@ func (s *Supervisor) inTheWay(g *generation, tail []string) string {
 	if !inUse().MatchString(said) {
 		return ""
 	}
-	listening, err := socket.Listening()
-	if err != nil {
-		return ""
-	}
 	if own := s.ownPort(g, said); own != "" {
 		return fmt.Sprintf("%s is baton's: the program must take its socket over instead of binding it (see protocols in the documentation)", own)
+	}
+	listening, err := socket.Listening()
+	if err != nil {
+		return "" // the hint is all that is lost
 	}
 	by, at := s.boundByOthers(g, listening, said)
 	if at == "" {

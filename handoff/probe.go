@@ -126,42 +126,6 @@ type peer struct {
 	process *process.Process
 }
 
-// probing are the commands that probe just now: a signal from one of them is no
-// operator's.
-type probing struct {
-	mu  sync.Mutex
-	all map[*process.Process]bool
-}
-
-func (p *probing) add(proc *process.Process) {
-	if proc == nil {
-		return // it was not started
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.all == nil {
-		p.all = make(map[*process.Process]bool)
-	}
-	p.all[proc] = true
-}
-
-func (p *probing) remove(proc *process.Process) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	delete(p.all, proc)
-}
-
-func (p *probing) contains(pid int) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for proc := range p.all {
-		if proc.Contains(pid) {
-			return true
-		}
-	}
-	return false
-}
-
 // newPeer is nobody.
 func newPeer() *peer {
 	p := &peer{started: make(chan struct{})}
@@ -238,8 +202,6 @@ func (s *Supervisor) runProbe(g *generation, w *worker, who *peer) health.Run {
 		})
 		who.is(p) // nil with an error
 		defer who.ended()
-		s.probing.add(p)
-		defer s.probing.remove(p)
 		writer.Close() // the command has its own, or there is none
 		if err != nil {
 			return err
