@@ -23,6 +23,8 @@ type socket struct {
 	index  int
 	closed chan struct{}
 	once   sync.Once
+	parked chan struct{} // closed when Accept has seen that it is stopped
+	park   sync.Once
 
 	mu      sync.Mutex
 	stopped bool
@@ -35,6 +37,7 @@ func (s *socket) Accept() (net.Conn, error) {
 		stopped := s.stopped
 		s.mu.Unlock()
 		if stopped {
+			s.park.Do(func() { close(s.parked) })
 			<-s.closed
 			return nil, net.ErrClosed
 		}
@@ -51,12 +54,22 @@ func (s *socket) Close() error {
 	return s.Listener.Close()
 }
 
-// stop ends accepting; the socket stays open and its queue fills.
+// stop ends accepting; the socket stays open and its queue fills. It returns when
+// nothing is accepted any more: an accept(2) that was just being made when the
+// deadline passed may still take one connection.
 func (s *socket) stop() error {
 	s.mu.Lock()
 	s.stopped = true
 	s.mu.Unlock()
-	return s.Listener.(interface{ SetDeadline(time.Time) error }).SetDeadline(time.Unix(1, 0))
+	err := s.Listener.(interface{ SetDeadline(time.Time) error }).SetDeadline(time.Unix(1, 0))
+	if err != nil {
+		return err
+	}
+	select {
+	case <-s.parked:
+	case <-s.closed:
+	}
+	return nil
 }
 
 // open takes what LISTEN_FDS gives, if it is meant for this process.
@@ -116,7 +129,7 @@ func (w *worker) inherit(i int) error {
 }
 
 func (w *worker) add(l net.Listener, fd int) {
-	s := &socket{Listener: l, fd: fd, index: len(w.sockets), closed: make(chan struct{})}
+	s := &socket{Listener: l, fd: fd, index: len(w.sockets), closed: make(chan struct{}), parked: make(chan struct{})}
 	if u, ok := l.(*net.UnixListener); ok {
 		_, unlink := w.behave["unlink"]
 		u.SetUnlinkOnClose(unlink)
