@@ -7,11 +7,15 @@ type Action interface{ isAction() }
 
 type (
 	// Prepare resolves configuration and release afresh and binds new
-	// listeners; Prepared or Refused answers, and Halt waits for it.
-	Prepare struct{ Gen Generation }
-	// Forget lets go of a generation's release and of listeners that only it
-	// had. Nothing of it is left.
+	// listeners; Prepared or Refused answers, and Halt waits for it. From is the
+	// generation whose release is to be started again as it was; 0: what is
+	// configured now.
+	Prepare struct{ Gen, From Generation }
+	// Forget lets go of listeners that only this generation had. Nothing of it is
+	// left but, until Discard, its release.
 	Forget struct{ Gen Generation }
+	// Discard lets go of the release that this generation had resolved.
+	Discard struct{ Gen Generation }
 	// Start starts a worker of the generation's release on the slot;
 	// BecameReady, Unstartable or Exited follow.
 	Start struct {
@@ -40,8 +44,14 @@ type (
 	// WatchIdle waits until the worker has no connection; Idle answers. It ends
 	// with the worker.
 	WatchIdle struct{ Worker Worker }
-	// Signal sends the generation's drain signal to the worker's processes.
-	Signal struct{ Worker Worker }
+	// Quiesce tells a worker that it gets no new connections any more.
+	Quiesce struct{ Worker Worker }
+	// Signal sends a drain signal of the generation's to the worker's processes:
+	// the first one, or a later one of Policy.Ladder.
+	Signal struct {
+		Worker Worker
+		Rung   int // from 0
+	}
 	// Kill ends the worker's processes now.
 	Kill struct{ Worker Worker }
 	// SetTimer starts a timer; Fired answers.
@@ -65,12 +75,14 @@ type (
 	}
 	// Note is a transition, for the log.
 	Note struct {
-		Kind   NoteKind
-		Gen    Generation
-		Worker Worker // 0: the generation as a whole
-		Slot   Slot
-		Delay  time.Duration
-		Reason string
+		Kind    NoteKind
+		Gen     Generation
+		Worker  Worker // 0: the generation as a whole
+		Slot    Slot
+		Delay   time.Duration
+		Weight  int // NoteCanary: percent of new connections; 0: worker by worker
+		Workers int // NoteScaled
+		Reason  string
 	}
 	// Halt ends the launcher: nothing is left. A Failure says that it stops
 	// because no generation could be brought to serve.
@@ -85,6 +97,8 @@ func (Steer) isAction()       {}
 func (Refuse) isAction()      {}
 func (Watch) isAction()       {}
 func (WatchIdle) isAction()   {}
+func (Discard) isAction()     {}
+func (Quiesce) isAction()     {}
 func (Signal) isAction()      {}
 func (Kill) isAction()        {}
 func (SetTimer) isAction()    {}
@@ -111,18 +125,25 @@ type NoteKind string
 
 // The transitions that Notes tell of.
 const (
-	NoteStarting   NoteKind = "starting"
-	NoteServing    NoteKind = "serving"
-	NoteStandby    NoteKind = "standby"
-	NoteRolledBack NoteKind = "rolledback"
-	NoteDraining   NoteKind = "draining"
-	NoteGone       NoteKind = "gone"
-	NoteCrashed    NoteKind = "crashed"
-	NoteRestarting NoteKind = "restarting"
-	NoteLeft       NoteKind = "left"
-	NoteEmptying   NoteKind = "emptying"
-	NoteAbandoned  NoteKind = "abandoned"
-	NoteExited     NoteKind = "exited"
-	NoteLate       NoteKind = "late" // a queue did not empty, or a signal was not obeyed, in time
-	NoteStopping   NoteKind = "stopping"
+	NoteStarting    NoteKind = "starting"
+	NoteServing     NoteKind = "serving"
+	NoteStandby     NoteKind = "standby"
+	NoteRolledBack  NoteKind = "rolledback"
+	NoteDraining    NoteKind = "draining"
+	NoteGone        NoteKind = "gone"
+	NoteCrashed     NoteKind = "crashed"
+	NoteRestarting  NoteKind = "restarting"
+	NoteLeft        NoteKind = "left"
+	NoteEmptying    NoteKind = "emptying"
+	NoteAbandoned   NoteKind = "abandoned"
+	NoteExited      NoteKind = "exited"
+	NoteLate        NoteKind = "late" // a queue did not empty, or a signal was not obeyed, in time
+	NoteStopping    NoteKind = "stopping"
+	NoteCanary      NoteKind = "canary"
+	NoteReverting   NoteKind = "reverting"
+	NoteReplacing   NoteKind = "replacing"
+	NoteUnhealthy   NoteKind = "unhealthy"
+	NoteScaled      NoteKind = "scaled"
+	NoteLooping     NoteKind = "crash-loop"
+	NoteLeftStopped NoteKind = "left-stopped"
 )

@@ -23,10 +23,12 @@ type (
 		Worker Worker
 		Reason string
 	}
-	// Exited says that a worker's process has ended and was reaped.
+	// Exited says that a worker's process has ended and was reaped. Stay: in a way
+	// after which it is not to be restarted.
 	Exited struct {
 		Worker Worker
 		Reason string
+		Stay   bool
 	}
 	// BecameReady says that a worker said, or was proved, to be ready.
 	BecameReady struct{ Worker Worker }
@@ -47,6 +49,18 @@ type (
 		Worker Worker
 		Reason string
 	}
+	// Unhealthy says that a worker that is up does not serve: it failed its probe,
+	// was silent for too long, or accepts nothing.
+	Unhealthy struct {
+		Worker Worker
+		Reason string
+	}
+	// Outgrown says that a worker is to be replaced, without haste: it has grown
+	// beyond its memory, or is too old. It may be told again and again.
+	Outgrown struct {
+		Worker Worker
+		Reason string
+	}
 	// Broken says that a slot has a fresh socket because the old one left its
 	// group; a worker that holds the slot cannot reach the fresh one.
 	Broken struct {
@@ -63,7 +77,8 @@ type (
 		Slot Slot
 		Own  bool
 	}
-	// Steered answers a Steer, before any other fact is told.
+	// Steered answers a Steer, before any other fact is told. It is told again when
+	// what had failed was put right.
 	Steered struct{}
 	// Unsteered answers a Steer that failed, in whole or in part.
 	Unsteered struct{ Reason string }
@@ -71,6 +86,16 @@ type (
 	Idle struct{ Worker Worker }
 	// Fired says that a timer's time has come.
 	Fired struct{ Timer Timer }
+	// Scale asks for another number of workers of the generation that serves, at
+	// least 1. While a newcomer is under way it changes nothing.
+	Scale struct{ Workers int }
+	// Rollback asks to serve the previous release again; a Verdict answers.
+	Rollback struct{ Request Request }
+	// Promote ends a canary or a bake, for the newcomer. Step: only the present step
+	// of a canary.
+	Promote struct{ Step bool }
+	// Abort ends a newcomer, or a canary or bake, against it.
+	Abort struct{}
 	// Stop asks for a graceful end of everything.
 	Stop struct{}
 	// End asks for the end of everything now.
@@ -86,6 +111,12 @@ func (BecameReady) isEvent() {}
 func (Probed) isEvent()      {}
 func (Extended) isEvent()    {}
 func (Left) isEvent()        {}
+func (Unhealthy) isEvent()   {}
+func (Outgrown) isEvent()    {}
+func (Scale) isEvent()       {}
+func (Rollback) isEvent()    {}
+func (Promote) isEvent()     {}
+func (Abort) isEvent()       {}
 func (Broken) isEvent()      {}
 func (Quiet) isEvent()       {}
 func (Stranded) isEvent()    {}

@@ -12,7 +12,7 @@ func (m *Machine) reload(r Request) {
 		m.supersede(Superseded, "a later reload took its place")
 		m.pending = &r
 	default:
-		m.begin(r)
+		m.begin(r, 0)
 	}
 }
 
@@ -24,12 +24,20 @@ func (m *Machine) supersede(o Outcome, reason string) {
 	}
 }
 
-func (m *Machine) begin(r Request) {
+// begin prepares a generation: of what is configured now, or of the kept release
+// that the generation from had resolved.
+func (m *Machine) begin(r Request, from Generation) *generation {
 	m.lastGen++
-	m.gens = append(m.gens, &generation{
-		number: m.lastGen, request: r, phase: Preparing, restarts: make(map[int]int),
-	})
-	m.do(Prepare{m.lastGen})
+	g := &generation{
+		number: m.lastGen, request: r, phase: Preparing, release: from,
+		restarts: make(map[int]int), renewals: make(map[int]int), stopped: make(map[int]bool),
+	}
+	if from == 0 {
+		g.release = g.number
+	}
+	m.gens = append(m.gens, g)
+	m.do(Prepare{m.lastGen, from})
+	return g
 }
 
 func (m *Machine) prepared(e Prepared) {
@@ -37,16 +45,34 @@ func (m *Machine) prepared(e Prepared) {
 	if g == nil || g.phase != Preparing {
 		return
 	}
-	if m.stopping {
+	if !slices.Contains(m.kept, g.release) {
+		m.kept = append(m.kept, g.release)
+	}
+	if m.stopping || g.unwanted != "" {
+		if !g.judged { // a stop has judged it
+			m.note(NoteRolledBack, g, nil, g.unwanted)
+		}
+		m.judge(g, RolledBack, g.unwanted)
 		m.drop(g)
 		m.do(Forget{g.number})
+		m.giveUp(g.unwanted)
 		return
 	}
 	g.policy, g.phase = e.Policy, Starting
 	m.note(NoteStarting, g, nil, "")
-	for i := range e.Policy.Workers {
-		m.start(m.hire(g, i, Member, m.freeSlot()))
+	if g.policy.Rolling && m.in(Serving) != nil {
+		m.startMember(g, 0)
+		return
 	}
+	for i := range g.policy.Workers {
+		m.startMember(g, i)
+	}
+}
+
+// startMember starts the member with this index on a slot of its own.
+func (m *Machine) startMember(g *generation, index int) {
+	delete(g.stopped, index)
+	m.start(m.hire(g, index, Member, m.freeSlot()))
 }
 
 func (m *Machine) refused(e Refused) {
@@ -55,6 +81,7 @@ func (m *Machine) refused(e Refused) {
 		return
 	}
 	m.judge(g, Unfit, e.Reason)
+	m.ungood(g.release)
 	m.drop(g)
 	m.giveUp(e.Reason)
 }
@@ -78,25 +105,6 @@ func (m *Machine) judge(g *generation, o Outcome, reason string) {
 	}
 }
 
-// promote asks for steering to a newcomer: its workers have all proved
-// themselves. What follows is decided when the answer is there.
-func (m *Machine) promote(g *generation) {
-	g.enters = true
-	m.steer()
-}
-
-// steered handles the answer to a Steer: only a newcomer waits for one.
-func (m *Machine) steered(failure string) {
-	g := m.entering()
-	switch {
-	case g == nil:
-	case failure != "":
-		m.rollback(g, failure)
-	default:
-		m.enter(g)
-	}
-}
-
 // enter lets a newcomer serve: it receives all new connections.
 func (m *Machine) enter(g *generation) {
 	old, standby := m.in(Serving), m.in(Standby)
@@ -104,11 +112,12 @@ func (m *Machine) enter(g *generation) {
 		m.cancel(timerKey{kind: TimerBake, gen: old.number})
 		old.phase = Standby // for as long as it takes to say where it goes
 	}
-	g.phase, g.served, g.enters = Serving, true, false
+	g.phase, g.served, g.asks = Serving, true, askNothing
 	m.note(NoteServing, g, nil, "") // now it is true
 	m.judge(g, Swapped, "")
+	m.ungood(g.release) // it serves
 	if standby != nil {
-		m.drain(standby)
+		m.letGo(standby)
 	}
 	if old != nil {
 		m.retire(old, g)
@@ -123,7 +132,7 @@ func (m *Machine) retire(old, g *generation) {
 		}
 	}
 	if g.policy.Bake <= 0 || !old.manned() {
-		m.drain(old)
+		m.letGo(old)
 		return
 	}
 	m.note(NoteStandby, old, nil, "")
@@ -134,21 +143,8 @@ func (m *Machine) retire(old, g *generation) {
 // that serves while another stands by.
 func (m *Machine) rollback(g *generation, reason string) {
 	m.note(NoteRolledBack, g, nil, reason)
-	if g.phase == Starting {
-		m.judge(g, RolledBack, reason)
-		g.phase = Draining
-		if g.enters && m.in(Serving) == nil {
-			m.table = nil // it led to this one
-		}
-		m.steer()
-		for _, w := range slices.Clone(g.workers) {
-			if g.enters { // some may have reached it
-				m.drainWorker(w)
-			} else {
-				m.signal(w) // it never served: there is nothing to wait for
-			}
-		}
-		m.giveUp(reason)
+	if g.phase != Serving {
+		m.rollbackNewcomer(g, reason)
 		return
 	}
 	s := m.in(Standby)
@@ -160,13 +156,56 @@ func (m *Machine) rollback(g *generation, reason string) {
 	m.fill(s)
 }
 
-// fill starts the members that a generation lost while it stood by.
-func (m *Machine) fill(g *generation) {
-	for i := range g.policy.Workers {
-		if !slices.ContainsFunc(g.workers, func(w *worker) bool { return w.role == Member && w.index == i && w.slot != none }) {
-			m.start(m.hire(g, i, Member, m.freeSlot()))
+func (m *Machine) rollbackNewcomer(g *generation, reason string) {
+	m.judge(g, RolledBack, reason)
+	m.cancel(timerKey{kind: TimerCanary, gen: g.number})
+	if reason != asked {
+		m.ungood(g.release)
+	}
+	met := g.phase == Canary || g.asks != askNothing // some may have reached it
+	g.phase = Draining
+	serving := m.in(Serving)
+	if met && serving == nil {
+		m.table = nil // it led to this one
+	}
+	if serving != nil {
+		for _, w := range serving.workers {
+			if w.yields == g && !w.ends() {
+				w.leaves, w.yields = false, nil
+			}
+		}
+		m.fill(serving) // before: there may be nobody left to steer to
+	}
+	m.steer()
+	for _, w := range slices.Clone(g.workers) {
+		if met {
+			m.drainWorker(w)
+		} else {
+			m.signal(w) // it never served: there is nothing to wait for
 		}
 	}
+	m.giveUp(reason)
+}
+
+// fill starts the members that a generation lost while it stood by, or that gave
+// way to a newcomer which failed.
+func (m *Machine) fill(g *generation) {
+	for i := range g.policy.Workers {
+		if !g.stopped[i] && g.member(i) == nil {
+			m.startMember(g, i)
+		}
+	}
+}
+
+// member returns who has this index and neither drains nor waits to take another's
+// place; nil when there is nobody.
+func (g *generation) member(index int) *worker {
+	for _, w := range g.workers {
+		if w.fills() && !w.leaves && w.index == index && w.forebear == nil {
+			return w
+		}
+	}
+	return nil
 }
 
 // drain ends a generation that may have connections: nothing new reaches it.
@@ -221,6 +260,9 @@ func (m *Machine) stop() {
 				m.do(Refuse{s.Slot})
 			}
 			m.drain(g)
+		case Canary:
+			m.judge(g, Stopped, "the launcher is stopping")
+			m.drain(g)
 		case Standby:
 			m.drain(g)
 		case Draining:
@@ -250,7 +292,9 @@ func (m *Machine) beginStop() {
 	}
 	for _, g := range m.gens {
 		m.cancel(timerKey{kind: TimerBake, gen: g.number})
+		m.cancel(timerKey{kind: TimerCanary, gen: g.number})
 	}
+	m.good = nil
 }
 
 // end kills every process; what is queued is lost.

@@ -78,7 +78,7 @@ func retell(text string) (string, error) {
 // player tells a machine facts in words.
 type player struct {
 	m    Machine
-	fail bool             // the next steering to a newcomer fails
+	fail bool             // the next steering fails
 	last map[string]Timer // by name: as it was set last
 	live map[Timer]bool
 }
@@ -93,7 +93,7 @@ func (p *player) play(line string) ([]string, error) {
 	switch words[0] {
 	case "show":
 		return showMachine(&p.m), nil
-	case "unsteerable": // the next steering to a newcomer fails
+	case "unsteerable": // the next steering fails
 		p.fail = true
 		return nil, nil
 	}
@@ -125,7 +125,7 @@ func (p *player) step(e Event) []Action {
 			delete(p.live, a.Timer)
 		}
 	}
-	if p.m.entering() == nil {
+	if p.m.unsaid == 0 {
 		return actions
 	}
 	// The answer to a Steer comes before any other fact.
@@ -167,6 +167,13 @@ func (p *player) event(words []string) (Event, error) {
 		}
 		id, err := numbered(arg(1), "w")
 		return Extended{Worker(id), by}, err
+	case "abort":
+		return Abort{}, nil
+	case "promote":
+		return Promote{arg(1) == "step"}, nil
+	case "exited":
+		id, err := numbered(arg(1), "w")
+		return Exited{Worker(id), arg(2), arg(3) == "stay"}, err
 	case "prepared":
 		policy, err := parsePolicy(words[min(2, len(words)):])
 		if err != nil {
@@ -181,8 +188,8 @@ func (p *player) event(words []string) (Event, error) {
 // numberedEvent makes the facts that are about one number and may have a reason.
 func numberedEvent(word, about, reason string) (Event, error) {
 	prefix := map[string]string{
-		"reload": "", "quiet": "", "stranded": "", "broken": "", "refused": "g",
-		"unstartable": "w", "exited": "w", "ready": "w", "probed": "w", "left": "w", "idle": "w",
+		"reload": "", "rollback": "", "scale": "", "quiet": "", "stranded": "", "broken": "", "refused": "g",
+		"unstartable": "w", "ready": "w", "probed": "w", "left": "w", "idle": "w", "unhealthy": "w", "outgrown": "w",
 	}
 	n, err := numbered(about, prefix[word])
 	if err != nil {
@@ -195,8 +202,14 @@ func numberedEvent(word, about, reason string) (Event, error) {
 		return Refused{Generation(n), reason}, nil
 	case "unstartable":
 		return Unstartable{Worker(n), reason}, nil
-	case "exited":
-		return Exited{Worker(n), reason}, nil
+	case "rollback":
+		return Rollback{Request(n)}, nil
+	case "scale":
+		return Scale{n}, nil
+	case "unhealthy":
+		return Unhealthy{Worker(n), reason}, nil
+	case "outgrown":
+		return Outgrown{Worker(n), reason}, nil
 	case "ready":
 		return BecameReady{Worker(n)}, nil
 	case "probed":
@@ -240,6 +253,18 @@ func parsePolicy(words []string) (Policy, error) {
 		switch {
 		case key == "probe":
 			p.Probe = true
+		case key == "rolling":
+			p.Rolling = true
+		case key == "sticky":
+			p.Sticky = true
+		case key == "quiesce":
+			p.Quiesce = true
+		case key == "canary":
+			p.Canary, err = parseSteps(value)
+		case key == "ladder":
+			p.Ladder, err = parseTimes(value)
+		case key == "revert_after":
+			p.RevertAfter, err = strconv.Atoi(value)
 		case key == "workers":
 			p.Workers, err = strconv.Atoi(value)
 		case key == "max_draining":
@@ -254,6 +279,38 @@ func parsePolicy(words []string) (Policy, error) {
 		}
 	}
 	return p, nil
+}
+
+// parseSteps reads "5:30s,25": percent, and for how long, or until it is promoted.
+func parseSteps(text string) ([]Step, error) {
+	var steps []Step
+	for part := range strings.SplitSeq(text, ",") {
+		weight, span, timed := strings.Cut(part, ":")
+		n, err := strconv.Atoi(weight)
+		if err != nil {
+			return nil, err
+		}
+		s := Step{Weight: n}
+		if timed {
+			if s.For, err = time.ParseDuration(span); err != nil {
+				return nil, err
+			}
+		}
+		steps = append(steps, s)
+	}
+	return steps, nil
+}
+
+func parseTimes(text string) ([]time.Duration, error) {
+	var times []time.Duration
+	for part := range strings.SplitSeq(text, ",") {
+		d, err := time.ParseDuration(part)
+		if err != nil {
+			return nil, err
+		}
+		times = append(times, d)
+	}
+	return times, nil
 }
 
 // split cuts a line into words; a reason is one word, in quotes.

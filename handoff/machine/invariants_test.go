@@ -32,7 +32,9 @@ func (w *world) checkPhases() {
 		w.must(!w.failed[g.number] || g.phase == Draining, "g%d failed and is %s", g.number, g.phase)
 		w.must(g.served == w.served[g.number], "g%d serves without its verdict, or was judged without serving", g.number)
 	}
-	w.must(n[Preparing]+n[Starting] <= 1, "%d generations start", n[Preparing]+n[Starting])
+	newcomers := n[Preparing] + n[Starting] + n[Canary]
+	w.must(newcomers <= 1, "%d generations start", newcomers)
+	w.must(n[Canary] <= n[Serving], "a canary beside nobody")
 	w.must(n[Serving] <= 1, "%d generations serve", n[Serving])
 	w.must(n[Standby] <= n[Serving], "%d stand by while %d serve", n[Standby], n[Serving])
 	_, baking := w.m.timers[timerKey{kind: TimerBake, gen: w.numberOf(Serving)}]
@@ -40,8 +42,8 @@ func (w *world) checkPhases() {
 	if s := w.m.in(Standby); s != nil {
 		w.must(slices.ContainsFunc(s.workers, func(x *worker) bool { return x.role == Member && x.slot != none }), "g%d stands by with nothing to go back to", s.number)
 	}
-	w.must(!w.m.stopping || n[Serving]+n[Standby]+n[Starting] == 0, "a stop leaves a generation as it was")
-	w.must(w.m.pending == nil || n[Preparing]+n[Starting] == 1, "a reload is remembered while nothing starts")
+	w.must(!w.m.stopping || n[Serving]+n[Standby]+n[Starting]+n[Canary] == 0, "a stop leaves a generation as it was")
+	w.must(w.m.pending == nil || newcomers == 1, "a reload is remembered while nothing starts")
 }
 
 func (w *world) numberOf(p Phase) Generation {
@@ -51,24 +53,40 @@ func (w *world) numberOf(p Phase) Generation {
 	return 0
 }
 
-// checkTable: new connections go to slots of the generation that serves, all of
-// them held by a worker that can serve or, when none can, that will.
+// checkTable: new connections go to slots of the generation that serves and of a
+// canary, in each all of them held by a worker that can serve or, when none can, that
+// will.
 func (w *world) checkTable() {
+	if w.m.doubt != "" {
+		return // nobody knows until it is put right
+	}
 	w.must(slices.Equal(w.table, w.m.table), "steered to %v, the machine believes %v", w.table, w.m.table)
 	g := w.m.in(Serving)
 	if g == nil {
 		return // before the first, and during a stop: as it was
 	}
-	w.must(slices.Equal(w.m.wanted(), w.table) && len(w.table) > 0, "steered to %v, not %v", w.table, w.m.wanted())
-	ready := 0
+	w.must(slices.Equal(w.m.wanted(), w.table) && (len(w.table) > 0 || w.allStopped()), "steered to %v, not %v", w.table, w.m.wanted())
+	ready, all := map[*generation]int{}, map[*generation]int{}
+	sum, part := 0, 0
 	for _, s := range w.table {
 		h := w.holder(s.Slot)
-		w.must(h != nil && h.gen == g && h.role == Member, "steered to slot %d, which no member of g%d holds", s.Slot, g.number)
+		w.must(h != nil && (h.gen == g || h.gen.phase == Canary) && h.role == Member, "steered to slot %d, which no member of g%d or a canary holds", s.Slot, g.number)
+		w.must(!h.leaves, "w%d leaves, and new connections reach it", h.id)
+		all[h.gen]++
 		if h.state == Ready {
-			ready++
+			ready[h.gen]++
 		}
+		if sum += s.Weight; h.gen != g {
+			part += s.Weight
+		}
+		w.must((s.Side == 1) == (h.gen != g && h.gen.policy.Sticky && !h.gen.rolls() && all[g]+len(g.reachable()) > 0), "slot %d is on side %d", s.Slot, s.Side)
 	}
-	w.must(ready == 0 || ready == len(w.table), "steered to workers that are not ready beside some that are")
+	for x := range all {
+		w.must(ready[x] == 0 || ready[x] == all[x], "steered to workers of g%d that are not ready beside some that are", x.number)
+	}
+	if c := w.m.in(Canary); c != nil && !c.rolls() && all[g] > 0 {
+		w.must(part*100 == sum*c.policy.Canary[c.step].Weight, "the canary has %d of %d, not %d%%", part, sum, c.policy.Canary[c.step].Weight)
+	}
 }
 
 func (w *world) checkSlots() {
@@ -80,7 +98,7 @@ func (w *world) checkSlots() {
 		w.must(s.owner == nil || slices.Contains(w.m.gens, s.owner), "slot %d is owned by a generation that is gone", i)
 		if h == nil && s.owner != nil {
 			w.must(watched, "slot %d is an orphan and not watched", i)
-			w.must(!state || w.m.in(Serving) == nil && !w.m.stopping, "slot %d is stranded and nobody is sent", i)
+			w.must(!state || (w.m.in(Serving) == nil || w.allStopped()) && !w.m.stopping, "slot %d is stranded and nobody is sent", i)
 		}
 	}
 }
@@ -97,7 +115,7 @@ func (w *world) checkVerdicts() {
 		want++
 	}
 	for _, g := range w.m.gens {
-		if !g.judged {
+		if !g.judged && g.request != 0 {
 			want++
 		}
 	}
@@ -121,6 +139,10 @@ func (w *world) checkWorker(x *worker) {
 	w.must(has(TimerRestart) == (x.state == Waiting), "w%d is %s, restart timer: %v", x.id, x.state, has(TimerRestart))
 	w.must(has(TimerReady) == (x.state == Coming || x.state == Probing), "w%d is %s, ready timer: %v", x.id, x.state, has(TimerReady))
 	w.must(has(TimerKill) == (x.state == Signalled), "w%d is %s, kill timer: %v", x.id, x.state, has(TimerKill))
+	w.must(has(TimerSignal) == (x.state == Signalled && x.rung < len(x.gen.policy.Ladder)), "w%d is %s on rung %d, signal timer: %v", x.id, x.state, x.rung, has(TimerSignal))
+	w.must(x.heir == nil || x.heir.forebear == x && x.heir.gen == x.gen && x.heir.index == x.index && x.state == Ready && x.heir.state != Ready && !x.heir.ends(), "w%d has an heir that is none", x.id)
+	w.must(x.forebear == nil || x.forebear.heir == x, "w%d waits for a place that is not promised to it", x.id)
+	w.must(!x.leaves || ending || w.m.doubt != "", "w%d leaves and does not drain", x.id)
 	w.must(has(TimerIdle) == (x.state == Idling), "w%d is %s, idle timer: %v", x.id, x.state, has(TimerIdle))
 	w.must(!has(TimerStable) || x.state == Ready, "w%d is %s and may become stable", x.id, x.state)
 	w.must(has(TimerDelay) == (x.state == Quieting && !x.delayed), "w%d is %s, delay timer: %v", x.id, x.state, has(TimerDelay))

@@ -34,17 +34,29 @@ type (
 
 // Policy is what a generation's configuration says about its handoff.
 type Policy struct {
-	Workers      int           // processes of the generation, at least 1
-	Probe        bool          // a ready worker is probed in isolation before it may serve
-	ReadyTimeout time.Duration // from start to ready, per worker
-	Bake         time.Duration // how long the previous generation stands by; 0: not at all
-	DrainDelay   time.Duration // from the end of new connections to the drain signal, at least
-	DrainIdle    time.Duration // how long connections may take to end before the signal; 0: not waited for
-	DrainTimeout time.Duration // from the drain signal to KILL; also bounds the wait for an empty queue
-	MaxDraining  int           // generations that may drain at once; the oldest beyond it is killed; 0: no limit
-	BackoffMin   time.Duration // before the second restart in a row (the first is at once); doubles
-	BackoffMax   time.Duration // at most
-	ResetAfter   time.Duration // a worker ready for this long starts afresh with its restarts
+	Workers      int             // processes of the generation, at least 1
+	Rolling      bool            // takes over from who serves worker by worker
+	Canary       []Step          // shares of new connections before it gets all
+	Sticky       bool            // in a canary the same client address always meets the same generation
+	Probe        bool            // a ready worker is probed in isolation before it may serve
+	ReadyTimeout time.Duration   // from start to ready, per worker
+	Bake         time.Duration   // how long the previous generation stands by; 0: not at all
+	DrainDelay   time.Duration   // from the end of new connections to the drain signal, at least
+	DrainIdle    time.Duration   // how long connections may take to end before the signal; 0: not waited for
+	DrainTimeout time.Duration   // from the drain signal to KILL; also bounds the wait for an empty queue
+	Ladder       []time.Duration // from the first drain signal to each further one; ascending
+	Quiesce      bool            // a worker is told when new connections stop, before its drain signal
+	MaxDraining  int             // generations that may drain at once; the oldest beyond it is killed; 0: no limit
+	BackoffMin   time.Duration   // before the second restart in a row (the first is at once); doubles
+	BackoffMax   time.Duration   // at most
+	ResetAfter   time.Duration   // a worker ready for this long starts afresh with its restarts
+	RevertAfter  int             // restarts in a row before the last good release is started again; 0: never
+}
+
+// Step is one share of a canary.
+type Step struct {
+	Weight int           // percent of new connections, 1 to 99
+	For    time.Duration // 0: until Promote
 }
 
 // Phase is where a generation is in its life.
@@ -54,6 +66,7 @@ type Phase string
 const (
 	Preparing Phase = "preparing" // configuration and release are being resolved
 	Starting  Phase = "starting"  // its workers are not all ready
+	Canary    Phase = "canary"    // receives a share of new connections, beside the one that serves
 	Serving   Phase = "serving"   // receives new connections
 	Standby   Phase = "standby"   // served before, stands by during the bake
 	Draining  Phase = "draining"  // receives nothing new and ends
@@ -88,6 +101,7 @@ const (
 type Share struct {
 	Slot   Slot
 	Weight int
+	Side   int // shares of side 1 are for the same client addresses as long as their part does not shrink
 }
 
 type worker struct {
@@ -99,6 +113,12 @@ type worker struct {
 	state   State
 	quiet   bool // Quieting: handshakes and queue are done
 	delayed bool // Quieting: drain_delay is over
+	rung    int  // Signalled: how many of its signals it got
+
+	heir     *worker     // who takes its place when ready; nil: nobody
+	forebear *worker     // whose place it takes when ready; nil: nobody's
+	leaves   bool        // drains as soon as nothing new is steered to it
+	yields   *generation // the newcomer for whose worker it leaves; nil: it leaves for another reason
 }
 
 const none Slot = -1
@@ -108,12 +128,28 @@ type generation struct {
 	request  Request
 	judged   bool // its request has its verdict
 	served   bool // it proved itself once
-	enters   bool // a newcomer that proved itself: steering to it was asked for
+	asks     ask  // what steering was asked for, for a newcomer
 	phase    Phase
 	policy   Policy
-	workers  []*worker   // oldest first
-	restarts map[int]int // by index: restarts in a row
+	step     int          // Canary: of policy.Canary
+	release  Generation   // the generation that resolved what it runs: itself, or one that served before
+	back     bool         // it was asked for by Rollback: who serves is not good
+	unwanted string       // Preparing: why it was aborted
+	looping  bool         // a worker was lost again and again
+	workers  []*worker    // oldest first
+	restarts map[int]int  // by index: restarts in a row
+	renewals map[int]int  // by index: replacements in a row
+	stopped  map[int]bool // by index: left stopped
 }
+
+// ask is what a newcomer waits to hear of steering.
+type ask int
+
+const (
+	askNothing ask = iota
+	askShare       // a share of new connections beside who serves
+	askAll         // all new connections
+)
 
 // slot is free when it has neither a holder nor an owner, and an orphan when it
 // has only an owner: then it is watched until it is empty.
@@ -131,7 +167,11 @@ type Machine struct {
 	gens     []*generation // by number
 	slots    []slot        // by Slot
 	table    []Share       // the last Steer
+	good     []Generation  // releases to go back to, the last one last, by who resolved them
+	kept     []Generation  // releases that are not let go
 	pending  *Request      // the reload that is remembered while another starts
+	unsaid   int           // Steers that are not answered
+	doubt    string        // why the last one failed; "": it did not
 	timers   map[timerKey]Timer
 	lastGen  Generation
 	lastWork Worker
@@ -164,9 +204,9 @@ func (m *Machine) dispatch(e Event) {
 	case Refused:
 		m.refused(e)
 	case Unstartable:
-		m.with(e.Worker, func(w *worker) { m.exited(w, e.Reason) })
+		m.with(e.Worker, func(w *worker) { m.exited(w, e.Reason, false) })
 	case Exited:
-		m.with(e.Worker, func(w *worker) { m.exited(w, e.Reason) })
+		m.with(e.Worker, func(w *worker) { m.exited(w, e.Reason, e.Stay) })
 	case BecameReady:
 		m.with(e.Worker, m.becameReady)
 	case Probed:
@@ -175,6 +215,10 @@ func (m *Machine) dispatch(e Event) {
 		m.with(e.Worker, func(w *worker) { m.extended(w, e.By) })
 	case Left:
 		m.with(e.Worker, func(w *worker) { m.left(w, e.Reason) })
+	case Unhealthy:
+		m.with(e.Worker, func(w *worker) { m.unhealthy(w, e.Reason) })
+	case Outgrown:
+		m.with(e.Worker, func(w *worker) { m.outgrown(w, e.Reason) })
 	case Broken:
 		m.broken(e)
 	case Quiet:
@@ -189,6 +233,14 @@ func (m *Machine) dispatch(e Event) {
 		m.with(e.Worker, m.idled)
 	case Fired:
 		m.fired(e.Timer)
+	case Scale:
+		m.scale(e.Workers)
+	case Rollback:
+		m.rollbackAsked(e.Request)
+	case Promote:
+		m.promoted(e.Step)
+	case Abort:
+		m.abort()
 	case Stop:
 		m.stop()
 	case End:
@@ -199,6 +251,9 @@ func (m *Machine) dispatch(e Event) {
 // settle does what follows from the state alone, whatever the event was.
 func (m *Machine) settle() {
 	m.steer()
+	if m.unsaid == 0 && m.doubt == "" {
+		m.drainLeaving()
+	}
 	m.serveStranded()
 	m.capDraining()
 	m.gens = slices.DeleteFunc(m.gens, func(g *generation) bool {
@@ -212,48 +267,13 @@ func (m *Machine) settle() {
 	if m.pending != nil && m.newcomer() == nil && !m.stopping {
 		r := *m.pending
 		m.pending = nil
-		m.begin(r)
+		m.begin(r, 0)
 	}
+	m.discard()
 	if m.stopping && len(m.gens) == 0 && !m.halted {
 		m.halted = true
 		m.do(Halt{m.failure})
 	}
-}
-
-// steer emits the table of slots when it differs from the last one.
-func (m *Machine) steer() {
-	if t := m.wanted(); t != nil && !slices.Equal(t, m.table) {
-		m.table = t
-		m.do(Steer{slices.Clone(t)})
-	}
-}
-
-// wanted derives who receives new connections: the ready members of the
-// generation that serves, or that enters its service; when none is ready, the slots of all its members, so
-// that connections queue for the successors. nil: leave it as it is.
-func (m *Machine) wanted() []Share {
-	g := m.entering()
-	if g == nil {
-		g = m.in(Serving)
-	}
-	if g == nil {
-		return nil
-	}
-	var ready, all []Share
-	for _, w := range g.workers {
-		if w.role != Member || w.slot == none {
-			continue
-		}
-		all = append(all, Share{w.slot, 1})
-		if w.state == Ready {
-			ready = append(ready, Share{w.slot, 1})
-		}
-	}
-	if len(ready) == 0 {
-		ready = all
-	}
-	slices.SortFunc(ready, func(a, b Share) int { return int(a.Slot - b.Slot) })
-	return ready
 }
 
 func (m *Machine) do(a Action) { m.out = append(m.out, a) }
@@ -296,18 +316,12 @@ func (m *Machine) in(p Phase) *generation {
 	return nil
 }
 
-// entering returns the newcomer that steering was asked for, and not answered.
-func (m *Machine) entering() *generation {
-	if g := m.in(Starting); g != nil && g.enters {
-		return g
-	}
-	return nil
-}
-
 // newcomer returns the one generation that is not yet let in.
 func (m *Machine) newcomer() *generation {
-	if g := m.in(Preparing); g != nil {
-		return g
+	for _, p := range []Phase{Preparing, Starting, Canary} {
+		if g := m.in(p); g != nil {
+			return g
+		}
 	}
-	return m.in(Starting)
+	return nil
 }

@@ -19,7 +19,14 @@ func (t Timer) String() string {
 func showAction(a Action) string {
 	switch a := a.(type) {
 	case Prepare:
+		if a.From != 0 {
+			return fmt.Sprintf("prepare g%d from g%d", a.Gen, a.From)
+		}
 		return fmt.Sprintf("prepare g%d", a.Gen)
+	case Discard:
+		return fmt.Sprintf("discard g%d", a.Gen)
+	case Quiesce:
+		return fmt.Sprintf("quiesce w%d", a.Worker)
 	case Forget:
 		return fmt.Sprintf("forget g%d", a.Gen)
 	case Start:
@@ -38,6 +45,9 @@ func showAction(a Action) string {
 	case WatchIdle:
 		return fmt.Sprintf("watch-idle w%d", a.Worker)
 	case Signal:
+		if a.Rung > 0 {
+			return fmt.Sprintf("signal w%d again (%d)", a.Worker, a.Rung)
+		}
 		return fmt.Sprintf("signal w%d", a.Worker)
 	case Kill:
 		return fmt.Sprintf("kill w%d", a.Worker)
@@ -62,6 +72,10 @@ func showNote(n Note) string {
 	if n.Worker != 0 && n.Slot != none || n.Kind == NoteAbandoned {
 		s += fmt.Sprintf(" slot %d", n.Slot)
 	}
+	if n.Weight != 0 {
+		s += fmt.Sprintf(" %d%%", n.Weight)
+	}
+	s += number(" to ", n.Workers)
 	if n.Delay != 0 {
 		s += " after " + n.Delay.String()
 	}
@@ -92,7 +106,11 @@ func quoted(s string) string {
 func showTable(table []Share) string {
 	var b []string
 	for _, s := range table {
-		b = append(b, fmt.Sprintf("slot %d x%d", s.Slot, s.Weight))
+		text := fmt.Sprintf("slot %d x%d", s.Slot, s.Weight)
+		if s.Side != 0 {
+			text += " by client"
+		}
+		b = append(b, text)
 	}
 	return strings.Join(b, ", ")
 }
@@ -102,11 +120,24 @@ func showTable(table []Share) string {
 func showMachine(m *Machine) []string {
 	var out []string
 	for _, g := range m.gens {
-		out = append(out, fmt.Sprintf("g%d %s", g.number, g.phase))
+		line := fmt.Sprintf("g%d %s", g.number, g.phase)
+		if g.release != g.number {
+			line += fmt.Sprintf(", the release of g%d", g.release)
+		}
+		if g.looping {
+			line += ", looping"
+		}
+		out = append(out, line)
 		for _, w := range g.workers {
 			line := fmt.Sprintf("  w%d %s %s", w.id, w.role, w.state)
 			if w.slot != none {
 				line += fmt.Sprintf(" slot %d", w.slot)
+			}
+			if w.forebear != nil {
+				line += fmt.Sprintf(" for w%d", w.forebear.id)
+			}
+			if w.leaves && !w.ends() {
+				line += " leaves"
 			}
 			out = append(out, line)
 		}
@@ -121,6 +152,9 @@ func showMachine(m *Machine) []string {
 			out = append(out, fmt.Sprintf("slot %d orphan of g%d", i, s.owner.number))
 		}
 	}
+	if len(m.good) > 0 {
+		out = append(out, fmt.Sprintf("releases to go back to: %v", m.good))
+	}
 	if m.pending != nil {
 		out = append(out, fmt.Sprintf("reload %d is remembered", *m.pending))
 	}
@@ -131,7 +165,7 @@ func showMachine(m *Machine) []string {
 func TestEveryActionHasWords(t *testing.T) {
 	said := map[string]Action{}
 	for _, a := range []Action{
-		Prepare{}, Forget{}, Start{}, Probe{}, Steer{}, Refuse{}, Watch{}, WatchIdle{}, Signal{}, Kill{},
+		Prepare{}, Forget{}, Discard{}, Start{}, Probe{}, Steer{}, Refuse{}, Watch{}, WatchIdle{}, Quiesce{}, Signal{}, Kill{},
 		SetTimer{}, ExtendTimer{}, StopTimer{}, Verdict{}, Note{}, Halt{},
 	} {
 		a.isAction()

@@ -88,7 +88,7 @@ func (w *world) checkGoodReload() {
 	}
 	g := w.m.in(Serving)
 	if g == nil || g.request != r || len(w.m.gens) != 1 || len(w.watches) != 0 {
-		w.t.Fatalf("after a good reload and with nothing left to do there is:\n%s", strings.Join(showMachine(&w.m), "\n"))
+		w.t.Fatalf("after a good reload (%d) and with nothing left to do there is, with watches %v:\n%s", r, w.watches, strings.Join(showMachine(&w.m), "\n"))
 	}
 }
 
@@ -138,6 +138,12 @@ func (w *world) policy() Policy {
 	return Policy{
 		Workers:      1 + w.draw("workers", 3),
 		Probe:        w.draw("probe", 2) == 1,
+		Rolling:      w.draw("rolling", 4) == 3,
+		Canary:       [][]Step{nil, nil, {{10, time.Minute}}, {{5, 0}, {30, time.Minute}, {50, 0}}}[w.draw("canary", 4)],
+		Sticky:       w.draw("sticky", 2) == 1,
+		Ladder:       [][]time.Duration{nil, {5 * time.Second}, {5 * time.Second, 10 * time.Second}}[w.draw("ladder", 3)],
+		Quiesce:      w.draw("quiesce", 2) == 1,
+		RevertAfter:  w.draw("revert after", 3),
 		ReadyTimeout: 30 * time.Second,
 		Bake:         pick("bake", 0, 5*time.Second),
 		DrainDelay:   pick("delay", 0, time.Second),
@@ -152,12 +158,16 @@ func (w *world) policy() Policy {
 
 // plausible lists what could happen next in earnest.
 func (w *world) plausible() []Event {
-	events := []Event{Reload{w.lastRequest + 1}}
+	events := []Event{Reload{w.lastRequest + 1}, Rollback{w.lastRequest + 1}, Scale{1 + w.draw("scale", 4)},
+		Promote{rapid.Bool().Draw(w.t, "step")}, Abort{}}
+	if w.m.doubt != "" {
+		events = append(events, Steered{})
+	}
 	for _, g := range sorted(w.preparing) {
 		events = append(events, Prepared{g, w.policy()}, Prepared{g, w.policy()}, Refused{g, "unfit"})
 	}
 	for _, id := range sorted(w.procs) {
-		events = append(events, Exited{id, "exit status 1"}, w.left(id))
+		events = append(events, Exited{id, "exit status 1", w.draw("stay", 6) == 5}, w.left(id), Unhealthy{id, "its probe failed"}, Outgrown{id, "memory"})
 		events = append(events, w.answers(id)...)
 	}
 	for _, s := range sorted(w.watches) {
@@ -177,7 +187,7 @@ func (w *world) answers(id Worker) []Event {
 	p := w.procs[id]
 	switch {
 	case p.killed || p.signalled:
-		return []Event{Exited{id, "signal: killed"}}
+		return []Event{Exited{id, "signal: killed", false}}
 	case p.probing:
 		return []Event{Probed{id, ""}}
 	case p.waitedForIdle:
@@ -210,7 +220,7 @@ func (w *world) rare() Event {
 		if p := w.procs[id]; p != nil && !p.ready {
 			return Unstartable{id, "permission denied"}
 		}
-		return Exited{id, "exit status 2"}
+		return Exited{id, "exit status 2", false}
 	default:
 		return Broken{s, "shut down"}
 	}
@@ -227,9 +237,10 @@ func (w *world) hostile() Event {
 		timer = w.everSet[w.draw("timer", len(w.everSet))]
 	}
 	return w.pick([]Event{
-		Prepared{g, w.policy()}, Refused{g, "said before"}, Exited{id, "said before"}, BecameReady{id},
+		Prepared{g, w.policy()}, Refused{g, "said before"}, Exited{id, "said before", false}, BecameReady{id},
 		Unstartable{id, "said before"}, Probed{id, ""}, Probed{id, "said before"}, Extended{id, time.Second}, Left{id, "gone"},
 		Broken{s, "unknown"}, Quiet{s}, Stranded{s, rapid.Bool().Draw(w.t, "own")}, Idle{id}, Fired{timer}, Fired{Timer{}},
+		Unhealthy{id, "gone"}, Outgrown{id, "gone"}, Scale{w.draw("scale", 5) - 1}, Steered{}, Unsteered{"said before"},
 	})
 }
 
@@ -237,6 +248,12 @@ func (w *world) hostile() Event {
 // do not fire, nor do those that only forget.
 func (w *world) good() []Event {
 	var events []Event
+	if w.m.doubt != "" {
+		events = append(events, Steered{})
+	}
+	if c := w.m.in(Canary); c != nil && !c.rolls() && c.policy.Canary[c.step].For == 0 {
+		events = append(events, Promote{rapid.Bool().Draw(w.t, "step")})
+	}
 	for _, g := range sorted(w.preparing) {
 		events = append(events, Prepared{g, w.policy()})
 	}
@@ -249,7 +266,7 @@ func (w *world) good() []Event {
 		}
 	}
 	for _, t := range w.liveTimers() {
-		if slices.Contains([]TimerKind{TimerRestart, TimerBake, TimerDelay, TimerIdle}, t.Kind) {
+		if slices.Contains([]TimerKind{TimerRestart, TimerBake, TimerDelay, TimerIdle, TimerCanary}, t.Kind) {
 			events = append(events, Fired{t})
 		}
 	}

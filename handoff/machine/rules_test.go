@@ -13,6 +13,9 @@ var rules = []table{
 	{"newcomers", newcomerColumns, slices.Concat(workerRows, []row{failingSibling}, endings), workerState, aboutWorker},
 	{"serving", servingColumns, slices.Concat(workerRows, []row{replaced}, endings), workerState, aboutWorker},
 	{"bake", bakeColumns, slices.Concat(workerRows, []row{replaced, bakeOver}, endings), workerState, aboutWorker},
+	{"canary", canaryColumns, slices.Concat(workerRows, []row{stepOver, wholly, aborted, takenBack}, endings), workerState, aboutWorker},
+	{"rolling", rollingColumns, slices.Concat(workerRows, []row{lastReady, nextFails, aborted}, endings), workerState, aboutWorker},
+	{"replacement", replacedColumns, slices.Concat(workerRows, []row{heirReady, heirGone, forebearGone, fewer, replaced}, endings), workerState, aboutWorker},
 	{"draining", drainingColumns, slices.Concat(workerRows, []row{crowded}, endings), workerState, aboutWorker},
 	{"emptiers", emptierColumns, slices.Concat(workerRows, []row{replaced}, endings), workerState, aboutWorker},
 	{"emptiers in a stop", lastEmptierColumns, slices.Concat(workerRows, endings), workerState, aboutWorker},
@@ -29,10 +32,16 @@ var (
 	crashed    = follows(probed, "exited w1") // w2 starts
 	newcomer   = follows(one, "reload 2", "prepared g2 workers=2 probe")
 	baking     = follows(one, "reload 2", "prepared g2 bake=5s", "ready w2")
+	laddered   = []string{"reload 1", "prepared g1 ladder=5s", "ready w1", "reload 2", "prepared g2", "ready w2"}
 	leaving    = []string{"reload 1", "prepared g1 drain_idle=10s", "ready w1", "reload 2", "prepared g2", "ready w2"}
 	emptying   = follows(one, "reload 2", "prepared g2", "ready w2", "exited w1", "stranded 0") // w3 starts
 	stopping   = follows(one, "stop", "exited w1", "stranded 0")                                // w2 starts
 	overWaits  = follows(probed, "exited w1", "exited w2")                                      // w3 waits
+	canary     = follows(two, "reload 2", "prepared g2 canary=10:1m,50", "ready w3")            // w1 and w2 serve
+	rolling    = follows(two, "reload 2", "prepared g2 workers=2 rolling", "ready w3")          // w1 drains, w4 starts
+	replacing  = follows(two, `outgrown w1 "memory"`)                                           // w3 starts
+	again      = follows(replacing, "ready w3", `outgrown w3 "memory"`)                         // w4 waits
+	two        = []string{"reload 1", "prepared g1 workers=2 drain_idle=10s quiesce", "ready w1", "ready w2"}
 	standbyOne = []string{"reload 2", "prepared g2 bake=5s", "ready w3"}
 )
 
@@ -42,6 +51,8 @@ var generationColumns = []column{
 	{"serving", one, subject{1, 1, 0}},
 	{"serving in the bake", baking, subject{2, 2, 1}},
 	{"standby", baking, subject{1, 1, 0}},
+	{"canary", follows(one, "reload 2", "prepared g2 canary=10:1m,50", "ready w2"), subject{2, 2, 1}},
+	{"serving beside a canary", follows(one, "reload 2", "prepared g2 canary=10:1m,50", "ready w2"), subject{1, 1, 0}},
 	{"draining", follows(one, "reload 2", "prepared g2", "ready w2"), subject{1, 1, 0}},
 }
 
@@ -67,12 +78,36 @@ var bakeColumns = []column{
 	{"standby: failed", follows(crashed, append([]string{"fire ready w2"}, standbyOne...)...), subject{1, 2, 0}},
 }
 
+var canaryColumns = []column{
+	{"canary: ready", canary, subject{2, 3, 2}},
+	{"serving: ready", canary, subject{1, 1, 0}},
+	{"serving: starting", follows(canary, "exited w1"), subject{1, 4, 0}},
+	{"serving: failed", follows(canary, "exited w1", "fire ready w4"), subject{1, 4, 0}},
+}
+
+var rollingColumns = []column{
+	{"newcomer: ready", rolling, subject{2, 3, 2}},
+	{"newcomer: starting", rolling, subject{2, 4, 3}},
+	{"serving: ready", rolling, subject{1, 2, 1}},
+	{"gave way: quieting", rolling, subject{1, 1, 0}},
+}
+
+var replacedColumns = []column{
+	{"ready, its heir starts", replacing, subject{1, 1, 0}},
+	{"heir: waiting", again, subject{1, 4, 3}},
+	{"heir: starting", replacing, subject{1, 3, 2}},
+	{"heir: failed", follows(replacing, "fire ready w3"), subject{1, 3, 2}},
+	{"replaced: quieting", follows(replacing, "ready w3"), subject{1, 1, 0}},
+	{"beside: ready", replacing, subject{1, 2, 1}},
+}
+
 var drainingColumns = []column{
 	{"quieting", leaving, subject{1, 1, 0}},
 	{"quieting, empty", follows(leaving, "quiet 0"), subject{1, 1, 0}},
 	{"quieting, delay over", follows(leaving, "fire delay w1"), subject{1, 1, 0}},
 	{"idling", follows(leaving, "quiet 0", "fire delay w1"), subject{1, 1, 0}},
 	{"signalled", follows(leaving, "quiet 0", "fire delay w1", "idle w1"), subject{1, 1, 0}},
+	{"signalled, another to come", follows(laddered, "quiet 0", "fire delay w1"), subject{1, 1, 0}},
 	{"killed", follows(leaving, "quiet 0", "fire delay w1", "idle w1", "fire kill w1"), subject{1, 1, 0}},
 }
 
@@ -117,9 +152,12 @@ var workerRows = []row{
 	says("probed", "probed W"),
 	says("probe failed", `probed W "status 500"`),
 	says("exited", `exited W "exit status 1"`),
+	says("exited, to stay", `exited W "exit status 0" stay`),
 	says("unstartable", `unstartable W "exec format error"`),
 	says("extended", "extended W 1m"),
 	says("left", `left W "closed its socket"`),
+	says("unhealthy", `unhealthy W "its probe failed"`),
+	says("outgrown", `outgrown W "600 MB"`),
 	says("its slot broken", `broken S "shut down"`),
 	says("its slot quiet", "quiet S"),
 	says("its slot stranded", "stranded S"),
@@ -130,6 +168,7 @@ var workerRows = []row{
 	says("timer delay", "fire delay W"),
 	says("timer queue", "fire queue W"),
 	says("timer idle", "fire idle W"),
+	says("timer signal", "fire signal W"),
 	says("timer kill", "fire kill W"),
 }
 
@@ -139,7 +178,32 @@ var (
 	failingSibling = says("another of it fails", `exited w3 "exit status 1"`)
 	replaced       = arrival("a newcomer serves", "")
 	crowded        = arrival("a newcomer serves, max_draining = 1", "max_draining=1")
+	stepOver       = says("the step is over", "fire canary g2")
+	wholly         = says("promote", "promote")
+	aborted        = says("abort", "abort")
+	takenBack      = says("rollback", "rollback 9")
+	fewer          = says("scale to 1", "scale 1")
 	bakeOver       = says("the bake is over", "fire bake g2")
+)
+
+// lastWorker makes a row of a fact about the one that was started last.
+func lastWorker(name, fact, rest string) row {
+	return row{name: name, told: func(s *situation) string { return fmt.Sprintf("%s w%d %s", fact, s.m.lastWork, rest) }}
+}
+
+var (
+	lastReady    = lastWorker("the newcomer's next is ready", "ready", "")
+	nextFails    = lastWorker("the newcomer's next exits", "exited", `"exit status 1"`)
+	heirReady    = lastWorker("the heir is ready", "ready", "")
+	heirGone     = lastWorker("the heir exits", "exited", `"exit status 1"`)
+	forebearGone = row{name: "whom it follows exits", told: func(s *situation) string {
+		for _, w := range s.m.gens[0].workers {
+			if w.heir != nil {
+				return fmt.Sprintf(`exited w%d "exit status 1"`, w.id)
+			}
+		}
+		return "exited w99" // nobody
+	}}
 )
 
 // arrival is the row of a newcomer that comes to serve.
@@ -193,6 +257,12 @@ var generationRows = []row{
 		return fmt.Sprintf(`exited w%d "exit status 1"`, s.m.in(Serving).workers[0].id)
 	}},
 	says("the bake is over", "fire bake g2"),
+	says("the step is over", "fire canary g2"),
+	says("promote", "promote"),
+	says("promote one step", "promote step"),
+	says("abort", "abort"),
+	says("rollback", "rollback 9"),
+	says("scale to 2", "scale 2"),
 	{name: "its last slot is empty", setup: func(s *situation) []string {
 		if s.m.gen(s.gen).phase != Draining {
 			return nil
@@ -259,8 +329,10 @@ func aboutGeneration(s *situation, a Action) bool {
 		return a.Gen == s.gen
 	case Forget:
 		return a.Gen == s.gen
-	case Note:
+	case Discard:
 		return a.Gen == s.gen
+	case Note:
+		return a.Gen == s.gen || a.Kind == NoteReverting
 	case Verdict:
 		return a.Gen == s.gen || a.Gen == 0
 	case SetTimer:
@@ -304,12 +376,14 @@ func aboutProcess(s *situation, a Action) bool {
 		return a.Worker == s.worker
 	case WatchIdle:
 		return a.Worker == s.worker
+	case Quiesce:
+		return a.Worker == s.worker
 	case Signal:
 		return a.Worker == s.worker
 	case Kill:
 		return a.Worker == s.worker
 	case Steer:
-		return named(s.table, s.slot) != named(a.Table, s.slot)
+		return weightOf(s.table, s.slot) != weightOf(a.Table, s.slot)
 	case Watch:
 		return a.Slot == s.slot
 	case Refuse:
@@ -318,8 +392,15 @@ func aboutProcess(s *situation, a Action) bool {
 	return false
 }
 
-func named(table []Share, slot Slot) bool {
-	return slices.ContainsFunc(table, func(s Share) bool { return s.Slot == slot })
+// weightOf is the slot's part of the table, per thousand.
+func weightOf(table []Share, slot Slot) int {
+	own, sum := 0, 0
+	for _, s := range table {
+		if sum += s.Weight; s.Slot == slot {
+			own = s.Weight
+		}
+	}
+	return own * 1000 / max(1, sum)
 }
 
 // aboutSlot keeps what happens to the slot, and the generation with it.

@@ -97,7 +97,7 @@ func (m *Machine) strandedAt(s Slot, own bool) {
 		return
 	}
 	g := m.in(Serving)
-	if g == nil && !m.stopping {
+	if (g == nil || g.idle()) && !m.stopping {
 		m.slots[s].stranded, m.slots[s].own = true, own // until somebody serves
 		return
 	}

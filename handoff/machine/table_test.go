@@ -60,7 +60,7 @@ func TestTablesKnowEveryState(t *testing.T) {
 			t.Errorf("no column for the worker's state %q", s)
 		}
 	}
-	for _, p := range []Phase{Preparing, Starting, Serving, Standby, Draining} {
+	for _, p := range []Phase{Preparing, Starting, Canary, Serving, Standby, Draining} {
 		if !states[string(p)] {
 			t.Errorf("no column for the generation's phase %q", p)
 		}
@@ -68,6 +68,7 @@ func TestTablesKnowEveryState(t *testing.T) {
 	for _, e := range []Event{
 		Reload{}, Prepared{}, Refused{}, Unstartable{}, Exited{}, BecameReady{}, Probed{}, Extended{}, Left{},
 		Broken{}, Quiet{}, Stranded{}, Steered{}, Unsteered{}, Idle{}, Fired{}, Stop{}, End{},
+		Unhealthy{}, Outgrown{}, Scale{}, Rollback{}, Promote{}, Abort{},
 	} {
 		e.isEvent()
 		if !facts[fmt.Sprintf("%T", e)] {

@@ -14,14 +14,16 @@ const (
 	TimerDelay   TimerKind = "delay"   // drain_delay
 	TimerQueue   TimerKind = "queue"   // the longest wait for an empty queue
 	TimerIdle    TimerKind = "idle"    // drain_idle
+	TimerSignal  TimerKind = "signal"  // the next drain signal
 	TimerKill    TimerKind = "kill"    // drain_timeout
+	TimerCanary  TimerKind = "canary"  // the present step of a canary is over
 )
 
 // Timer names one timer. Seq makes each setting a new value, so that a timer
 // which fires while it is being stopped is not taken for its successor.
 type Timer struct {
 	Kind   TimerKind
-	Gen    Generation // TimerBake
+	Gen    Generation // TimerBake, TimerCanary
 	Worker Worker     // the others
 	Seq    int
 }
@@ -55,7 +57,7 @@ func (m *Machine) cancel(key timerKey) {
 
 // cancelAll stops every timer of the worker.
 func (m *Machine) cancelAll(w *worker) {
-	for _, k := range []TimerKind{TimerReady, TimerRestart, TimerStable, TimerDelay, TimerQueue, TimerIdle, TimerKill} {
+	for _, k := range []TimerKind{TimerReady, TimerRestart, TimerStable, TimerDelay, TimerQueue, TimerIdle, TimerSignal, TimerKill} {
 		m.cancel(timerKey{kind: k, worker: w.id})
 	}
 }
@@ -76,8 +78,12 @@ func (m *Machine) fired(t Timer) {
 		return // stopped or set anew while it fired
 	}
 	delete(m.timers, key)
-	if t.Kind == TimerBake {
-		m.drain(m.in(Standby)) // there is one for as long as this timer runs
+	switch t.Kind { // for as long as these run there is such a generation
+	case TimerBake:
+		m.letGo(m.in(Standby))
+		return
+	case TimerCanary:
+		m.stepOn(m.in(Canary))
 		return
 	}
 	m.with(t.Worker, func(w *worker) { m.due(w, t.Kind) })
@@ -93,6 +99,8 @@ func (m *Machine) due(w *worker, k TimerKind) {
 		m.start(w)
 	case TimerStable:
 		delete(w.gen.restarts, w.index)
+		delete(w.gen.renewals, w.index)
+		w.gen.looping = w.gen.looping && len(w.gen.restarts) > 0
 	case TimerDelay:
 		w.delayed = true
 		m.advance(w)
@@ -106,6 +114,10 @@ func (m *Machine) due(w *worker, k TimerKind) {
 		m.advance(w)
 	case TimerIdle:
 		m.signal(w)
+	case TimerSignal:
+		w.rung++
+		m.do(Signal{w.id, w.rung})
+		m.nextRung(w)
 	case TimerKill:
 		m.note(NoteLate, w.gen, w, "did not end within "+w.gen.policy.DrainTimeout.String()+" of its signal")
 		m.kill(w)

@@ -52,15 +52,19 @@ func (m *Machine) approve(w *worker) {
 	if w.role == Emptier && m.stopping {
 		m.set(TimerQueue, nil, w, w.gen.policy.DrainTimeout)
 	}
-	if w.gen.phase == Starting && !slices.ContainsFunc(w.gen.workers, func(x *worker) bool { return x.state != Ready }) {
-		m.promote(w.gen)
+	if f := w.forebear; f != nil {
+		m.unlink(f)
+		f.leaves = true
+	}
+	if w.gen.phase == Starting || w.gen.phase == Canary && w.gen.rolls() {
+		m.proved(w.gen)
 	}
 }
 
 // fail handles a worker that is alive and did not get ready: it rolls a
 // newcomer back, elsewhere its successor follows when it is gone.
 func (m *Machine) fail(w *worker, reason string) {
-	if w.gen.phase == Starting {
+	if w.gen.phase == Starting || w.gen.phase == Canary {
 		m.rollback(w.gen, reason)
 		return
 	}
@@ -71,20 +75,28 @@ func (m *Machine) fail(w *worker, reason string) {
 }
 
 // exited handles the end of a worker's process, asked for or not.
-func (m *Machine) exited(w *worker, reason string) {
+func (m *Machine) exited(w *worker, reason string, stay bool) {
 	if w.state == Waiting {
 		return // it has no process yet
 	}
 	g := w.gen
-	asked := slices.Contains([]State{Quieting, Idling, Signalled, Killed}, w.state)
-	if asked {
+	if w.ends() {
 		m.note(NoteExited, g, w, reason)
 		m.vacate(w)
 		return
 	}
+	sound := g.phase == Serving && m.in(Standby) == nil
+	if stay && w.role == Member && sound && w.forebear == nil && !w.leaves {
+		m.leftStopped(w, reason)
+		return
+	}
 	m.note(NoteCrashed, g, w, reason)
 	switch {
-	case w.role == Emptier || g.phase == Serving && m.in(Standby) == nil:
+	case sound && (w.forebear != nil || w.leaves || m.inherit(w)):
+		m.leave(w)
+		m.steer()
+		m.orphan(w.slot) // now that nothing new is steered to it
+	case w.role == Emptier || sound:
 		m.succeed(w)
 	case g.phase == Standby:
 		m.vacate(w)
@@ -126,6 +138,32 @@ func (m *Machine) follow(w *worker, s Slot) {
 	delay := g.policy.backoff(n)
 	m.do(Note{Kind: NoteRestarting, Gen: g.number, Worker: next.id, Slot: s, Delay: delay})
 	m.startAfter(next, delay)
+	if w.role == Member {
+		m.loops(g, n)
+	}
+}
+
+// loopAfter is how many restarts in a row are called a loop where the policy does
+// not say.
+const loopAfter = 3
+
+// loops says so when a worker is lost again and again, and goes back to the last
+// good release.
+func (m *Machine) loops(g *generation, n int) {
+	limit := g.policy.RevertAfter
+	if limit <= 0 {
+		limit = loopAfter
+	}
+	if n < limit {
+		return
+	}
+	if !g.looping {
+		g.looping = true
+		m.note(NoteLooping, g, nil, "")
+	}
+	if g.policy.RevertAfter > 0 {
+		m.revert(g)
+	}
 }
 
 func (m *Machine) startAfter(w *worker, delay time.Duration) {
@@ -153,13 +191,13 @@ func (p Policy) backoff(n int) time.Duration {
 func (m *Machine) loseStandby(g *generation) {
 	if !g.manned() {
 		m.cancel(timerKey{kind: TimerBake, gen: m.in(Serving).number})
-		m.drain(g)
+		m.letGo(g)
 	}
 }
 
-// manned says whether any member still has its slot.
+// manned says whether any member still has its slot, and stays.
 func (g *generation) manned() bool {
-	return slices.ContainsFunc(g.workers, func(w *worker) bool { return w.role == Member && w.slot != none })
+	return slices.ContainsFunc(g.workers, func(w *worker) bool { return w.fills() && !w.leaves })
 }
 
 // left handles a living worker that cannot, or will not, accept on its slot.
@@ -177,16 +215,27 @@ func (m *Machine) left(w *worker, reason string) {
 		return
 	}
 	m.note(NoteLeft, g, w, reason)
+	m.lose(w, reason)
+}
+
+// lose handles a living worker that cannot serve, whatever made it so.
+func (m *Machine) lose(w *worker, reason string) {
+	g := w.gen
 	switch {
 	case g.phase == Starting:
 		m.rollback(g, reason)
-	case g.phase == Serving && m.in(Standby) != nil && w.role == Member:
+	case g.phase == Canary, g.phase == Serving && m.in(Standby) != nil && w.role == Member:
 		s := m.take(w)
 		m.rollback(g, reason)
 		m.orphan(s) // now that nothing new is steered to it
 	case g.phase == Standby && w.role == Member:
 		m.release(w)
 		m.loseStandby(g)
+		m.drainWorker(w)
+	case w.role == Member && (w.forebear != nil || w.leaves || m.inherit(w)):
+		s := m.take(w)
+		m.steer()
+		m.orphan(s) // as above
 		m.drainWorker(w)
 	default:
 		m.replace(w)
@@ -196,6 +245,7 @@ func (m *Machine) left(w *worker, reason string) {
 // leave takes a worker off its generation, its timers and its slot.
 func (m *Machine) leave(w *worker) {
 	m.cancelAll(w)
+	m.unlink(w)
 	w.gen.workers = slices.DeleteFunc(w.gen.workers, func(x *worker) bool { return x == w })
 	if w.slot != none {
 		m.slots[w.slot].holder = nil
@@ -210,6 +260,7 @@ func (m *Machine) vacate(w *worker) {
 
 // drainWorker begins the end of one worker.
 func (m *Machine) drainWorker(w *worker) {
+	m.unlink(w)
 	switch w.state {
 	case Waiting:
 		m.vacate(w)
@@ -217,6 +268,9 @@ func (m *Machine) drainWorker(w *worker) {
 		w.state = Killed
 	case Coming, Probing, Ready:
 		m.cancelAll(w)
+		if w.state == Ready && w.slot != none && w.gen.policy.Quiesce {
+			m.do(Quiesce{w.id})
+		}
 		w.state = Quieting
 		delay := m.drainDelay(w)
 		w.quiet, w.delayed = w.slot == none, w.slot == none || delay <= 0
@@ -266,13 +320,29 @@ func (m *Machine) idled(w *worker) {
 
 func (m *Machine) signal(w *worker) {
 	m.cancelAll(w)
+	m.unlink(w)
 	w.state = Signalled
-	m.do(Signal{w.id})
+	m.do(Signal{w.id, 0})
 	m.set(TimerKill, nil, w, w.gen.policy.DrainTimeout)
+	m.nextRung(w)
+}
+
+// nextRung waits for the time of the next drain signal, if there is one.
+func (m *Machine) nextRung(w *worker) {
+	ladder := w.gen.policy.Ladder
+	if w.rung >= len(ladder) {
+		return
+	}
+	after := ladder[w.rung]
+	if w.rung > 0 {
+		after -= ladder[w.rung-1]
+	}
+	m.set(TimerSignal, nil, w, after)
 }
 
 func (m *Machine) kill(w *worker) {
 	m.cancelAll(w)
+	m.unlink(w)
 	w.state = Killed
 	m.do(Kill{w.id})
 }

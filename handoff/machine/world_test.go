@@ -21,6 +21,7 @@ type world struct {
 	forgotten   map[Generation]bool
 	served      map[Generation]bool
 	failed      map[Generation]bool // rolled back
+	discarded   map[Generation]bool // their release
 	procs       map[Worker]*proc
 	lastWorker  Worker
 	timers      map[Timer]bool
@@ -37,6 +38,8 @@ type proc struct {
 	gen                                              Generation
 	slot                                             Slot
 	lost                                             bool // told that it does not serve its slot any more
+	quiesced                                         bool
+	rung                                             int // how many signals it got
 	ready, probing, signalled, killed, waitedForIdle bool
 }
 
@@ -50,7 +53,7 @@ type holding struct {
 func newWorld(t *rapid.T) *world {
 	return &world{
 		t: t, verdicts: map[Request]Outcome{}, preparing: map[Generation]bool{}, forgotten: map[Generation]bool{},
-		served: map[Generation]bool{}, failed: map[Generation]bool{}, procs: map[Worker]*proc{},
+		served: map[Generation]bool{}, failed: map[Generation]bool{}, discarded: map[Generation]bool{}, procs: map[Worker]*proc{},
 		timers: map[Timer]bool{}, watches: map[Slot]bool{}, refused: map[Slot]bool{},
 	}
 }
@@ -74,7 +77,7 @@ func (w *world) step(e Event) {
 		w.do(a)
 	}
 	w.must(!stale || len(actions) == 0, "a fact about what is gone, or never was, changes something")
-	if w.m.entering() != nil { // the answer to a Steer comes before any other fact
+	if w.m.unsaid > 0 { // the answer to a Steer comes before any other fact
 		var answer Event = Steered{}
 		if !w.kind && rapid.IntRange(0, 9).Draw(w.t, "steering fails") == 0 {
 			answer = Unsteered{"no memory"}
@@ -95,6 +98,14 @@ func (w *world) stale(e Event) bool {
 		return !w.preparing[e.Gen]
 	case Fired:
 		return !w.timers[e.Timer]
+	case Steered:
+		return w.m.unsaid == 0 && w.m.doubt == ""
+	case Unsteered:
+		return w.m.unsaid == 0
+	case Unhealthy:
+		return gone(e.Worker)
+	case Outgrown:
+		return gone(e.Worker)
 	case Quiet:
 		_, watched := w.watches[e.Slot]
 		return !watched
@@ -126,6 +137,14 @@ func (w *world) happens(e Event) {
 	switch e := e.(type) {
 	case Reload:
 		w.lastRequest = e.Request
+	case Rollback:
+		w.lastRequest = e.Request
+	case Unhealthy:
+		if p := w.procs[e.Worker]; p != nil {
+			p.lost = true
+		}
+	case Steered:
+		w.table = w.m.table
 	case Prepared:
 		delete(w.preparing, e.Gen)
 	case Refused:
@@ -163,6 +182,9 @@ func (w *world) happens(e Event) {
 	case Fired:
 		delete(w.timers, e.Timer)
 	case Unsteered:
+		if w.m.unsaid == 0 {
+			return // said before
+		}
 		w.table = nil // nobody knows what was changed and what was not
 	}
 }
@@ -175,6 +197,7 @@ func (w *world) do(a Action) {
 	switch a := a.(type) {
 	case Prepare:
 		w.must(len(w.preparing) == 0 && !w.m.stopping, "two generations begin, or one during a stop")
+		w.must(a.From == 0 || w.served[a.From] && !w.discarded[a.From], "the release of g%d is not there", a.From)
 		w.preparing[a.Gen] = true
 	case Forget:
 		w.must(!w.forgotten[a.Gen], "forgotten twice")
@@ -182,6 +205,9 @@ func (w *world) do(a Action) {
 		for id, p := range w.procs {
 			w.must(p.gen != a.Gen, "forgotten while w%d of it lives", id)
 		}
+	case Discard:
+		w.must(!w.discarded[a.Gen], "discarded twice")
+		w.discarded[a.Gen] = true
 	case Start:
 		w.startProc(a)
 	case Probe:
@@ -192,15 +218,20 @@ func (w *world) do(a Action) {
 		w.must(len(a.Table) > 0 && !slices.Equal(a.Table, w.table), "no change of steering")
 		w.table = a.Table
 	case Refuse:
-		w.must(w.m.stopping && !w.refused[a.Slot], "refused before a stop, or twice")
+		w.must((w.m.stopping || w.allStopped()) && !w.refused[a.Slot], "refused while somebody serves, or twice")
 		w.refused[a.Slot] = true
+		if !w.m.stopping {
+			w.table = slices.DeleteFunc(slices.Clone(w.table), func(s Share) bool { return s.Slot == a.Slot })
+		}
 	case Watch:
 		w.must(!w.reachable(a.Slot), "slot %d is watched while new connections reach it", a.Slot)
 		w.watches[a.Slot] = false
 	case Verdict:
-		_, twice := w.verdicts[a.Request]
-		w.must(!twice, "a second verdict on reload %d", a.Request)
-		w.verdicts[a.Request] = a.Outcome
+		if a.Request != 0 { // else it was the rules' own
+			_, twice := w.verdicts[a.Request]
+			w.must(!twice, "a second verdict on reload %d", a.Request)
+			w.verdicts[a.Request] = a.Outcome
+		}
 		w.served[a.Gen] = w.served[a.Gen] || a.Outcome == Swapped
 		w.failed[a.Gen] = w.failed[a.Gen] || a.Outcome == RolledBack
 	case Halt:
@@ -217,9 +248,14 @@ func (w *world) doTimed(a Action) {
 		p := w.live(a.Worker)
 		w.must(!p.waitedForIdle && !p.signalled, "waited for twice, or too late")
 		p.waitedForIdle = true
+	case Quiesce:
+		p := w.live(a.Worker)
+		w.must(!p.quiesced && !p.signalled && !p.killed && !w.reachable(p.slot), "told twice, too late, or while new connections reach it")
+		p.quiesced = true
 	case Signal:
 		p := w.live(a.Worker)
-		w.must(!p.signalled && !p.killed, "signalled twice, or after it was killed")
+		w.must(p.signalled == (a.Rung > 0) && a.Rung == p.rung && !p.killed, "signalled twice, out of order, or after it was killed")
+		p.rung++
 		w.must(p.lost || !w.reachable(p.slot), "w%d is signalled while new connections reach it", a.Worker)
 		p.signalled = true
 	case Kill:
@@ -251,12 +287,21 @@ func (w *world) startProc(a Start) {
 	if was := w.heldBefore(a.Slot); a.Role == Member && !was.free {
 		w.must(was.gen == a.Gen && was.index == a.Index && was.role == Member, "slot %d was not free for a newcomer", a.Slot)
 	}
+	if a.Role == Member {
+		delete(w.refused, a.Slot) // to make it exist takes back a Refuse
+	}
 	w.lastWorker = max(w.lastWorker, a.Worker)
 	w.procs[a.Worker] = &proc{gen: a.Gen, slot: a.Slot}
 }
 
 func (w *world) reachable(s Slot) bool {
-	return !w.refused[s] && slices.Contains(w.table, Share{s, 1})
+	return !w.refused[s] && slices.ContainsFunc(w.table, func(x Share) bool { return x.Slot == s })
+}
+
+// allStopped: nobody of the generation that serves is to serve.
+func (w *world) allStopped() bool {
+	g := w.m.in(Serving)
+	return g != nil && g.idle()
 }
 
 func (w *world) heldBefore(s Slot) holding {
