@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 
@@ -98,6 +99,9 @@ func describe(w io.Writer, path string, v verdict) error {
 	for i, address := range v.Machine.Listeners {
 		row("listen", c.Listen[i].Name+"="+address)
 	}
+	for _, kept := range supervised(c) {
+		row(kept[0], kept[1])
+	}
 	for _, spoken := range v.Machine.Protocols {
 		row("protocol", spoken.Name+" ("+spoken.Why+")")
 	}
@@ -111,6 +115,55 @@ func describe(w io.Writer, path string, v verdict) error {
 		row("profiles", strings.Join(c.Profiles, ", "))
 	}
 	return t.Flush()
+}
+
+// supervised says what is done beyond the usual, a row for each.
+func supervised(c *config.Config) [][2]string {
+	var rows [][2]string
+	row := func(head string, format string, args ...any) {
+		rows = append(rows, [2]string{head, fmt.Sprintf(format, args...)})
+	}
+	if h := c.Handoff; h.Workers != 1 {
+		number := "one for each CPU"
+		if h.Workers > 0 {
+			number = strconv.Itoa(h.Workers)
+		}
+		if h.Slots == config.SlotsGeneration {
+			number += ", all on one slot"
+		}
+		if h.Swap == config.SwapRolling {
+			number += ", swapped one by one"
+		}
+		row("workers", "%s", number)
+	}
+	for _, step := range c.Handoff.Canary {
+		until := "until baton promote"
+		if !step.Pause {
+			until = "for " + step.For.String()
+		}
+		row("canary", "%d %% by %s %s", step.Weight, c.Handoff.CanaryBy, until)
+	}
+	if live := c.Health.Live; live.Probe.Probe != "" {
+		row("live", "%s every %s", live.Probe.Probe, live.Interval)
+	}
+	if l := c.Limits; l.Memory > 0 {
+		row("limit", "%d MiB resident", l.Memory>>20)
+	}
+	if l := c.Limits; l.MaxAge > 0 {
+		row("limit", "%s of age", l.MaxAge)
+	}
+	for _, path := range c.Watch {
+		row("watch", "%s", path)
+	}
+	for _, hook := range []struct {
+		on   string
+		exec []string
+	}{{"ready", c.Hooks.Ready}, {"swap", c.Hooks.Swap}, {"rollback", c.Hooks.Rollback}, {"crash", c.Hooks.Crash}, {"stuck", c.Hooks.Stuck}} {
+		if len(hook.exec) > 0 {
+			row("hook", "%s: %s", hook.on, quoted(hook.exec))
+		}
+	}
+	return rows
 }
 
 // quoted writes words as a shell would take them.

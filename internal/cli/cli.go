@@ -93,11 +93,13 @@ func (p *program) app() *cli.App {
 		Usage:           "start a server, own its sockets, swap it without losing a connection",
 		HideVersion:     true, // there is a verb for it
 		HideHelpCommand: true,
-		Writer:          p.stdout,
-		ErrWriter:       p.stderr,
-		Commands:        p.commands(),
-		Action:          p.noVerb,
-		OnUsageError:    p.wrongFlag,
+		// A path may hold a comma; flags that are lists are repeated.
+		DisableSliceFlagSeparator: true,
+		Writer:                    p.stdout,
+		ErrWriter:                 p.stderr,
+		Commands:                  p.commands(),
+		Action:                    p.noVerb,
+		OnUsageError:              p.wrongFlag,
 		// The exit code is for Main to return: the default handler would leave at
 		// once, past everything deferred.
 		ExitErrHandler: func(*cli.Context, error) {},

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"strconv"
 	"strings"
 
 	"baton/internal/config"
@@ -27,9 +28,14 @@ func listenFlag() cli.Flag {
 	return &cli.StringSliceFlag{Name: "listen", Aliases: []string{"l"}, Usage: "listen on `[NAME=]ADDR`; repeatable, replaces the file's listeners"}
 }
 
+func watchFlag() cli.Flag {
+	return &cli.StringSliceFlag{Name: "watch", Usage: "swap when something changes in `PATH`; repeatable, replaces the file's"}
+}
+
 // settingFlags are the flags of run that stand for one key of the file.
 var settingFlags = []struct{ flag, key, usage string }{
 	{"name", "name", "call the application `NAME`"},
+	{"workers", "handoff.workers", "run `N` processes, or max: one for each CPU that baton may use"},
 	{"ready", "handoff.ready", "how a newcomer is known to be ready: `MODE` is auto, notify, accept, http, exec, newline or delay"},
 	{"ready-timeout", "handoff.ready_timeout", "give a newcomer up after `TIME`"},
 	{"ready-delay", "handoff.ready_delay", "with --ready delay: ready after `TIME`"},
@@ -46,8 +52,11 @@ func settings(c *cli.Context, exec []string) ([]config.Setting, error) {
 	var set []config.Setting
 	for _, f := range settingFlags {
 		if c.IsSet(f.flag) {
-			set = append(set, config.Setting{Key: f.key, Value: c.String(f.flag), From: "--" + f.flag})
+			set = append(set, config.Setting{Key: f.key, Value: value(c.String(f.flag), f.key), From: "--" + f.flag})
 		}
+	}
+	if c.IsSet("watch") {
+		set = append(set, config.Setting{Key: "watch", Value: c.StringSlice("watch"), From: "--watch"})
 	}
 	if len(exec) > 0 {
 		set = append(set, config.Setting{Key: "command.exec", Value: exec, From: commandLine})
@@ -60,6 +69,15 @@ func settings(c *cli.Context, exec []string) ([]config.Setting, error) {
 		set = append(set, config.Setting{Key: "listen", Value: listen, From: "--listen"})
 	}
 	return set, nil
+}
+
+// value is what the file would have for a flag: handoff.workers takes a number as
+// well as a word.
+func value(given, key string) any {
+	if n, err := strconv.ParseInt(given, 10, 64); err == nil && key == "handoff.workers" {
+		return n
+	}
+	return given
 }
 
 // listeners reads --listen [NAME=]ADDR as the file would have it.

@@ -13,7 +13,7 @@ import (
 )
 
 func (p *program) runCommand() *cli.Command {
-	flags := []cli.Flag{configFlag(), envFlag(), listenFlag()}
+	flags := []cli.Flag{configFlag(), envFlag(), listenFlag(), watchFlag()}
 	for _, f := range settingFlags {
 		flags = append(flags, &cli.StringFlag{Name: f.flag, Usage: f.usage})
 	}
@@ -33,6 +33,7 @@ Addresses are :8080, 127.0.0.1:8080, [::1]:8080, tcp://, tcp4://, tcp6://,
 udp:// or unix:///path. Times have a unit: 500ms, 30s, 1m30s.
 
   baton run --listen :8080 -- ./server --verbose
+  baton run --listen :8080 --workers max --watch ./server -- ./server
   baton run --config web.toml --env production`,
 		ends: []Code{Invalid},
 	}, flags, p.run)

@@ -18,17 +18,23 @@ import (
 
 // Config is one application: a command, its listeners, and how it is swapped.
 //
-// The toml tags are the keys of the file; fields without one are not keys.
+// The toml tags are the keys of the file; fields without one are not keys. The form
+// tags name a syntax that the type alone does not tell; see decoder.value.
 type Config struct {
 	// Name is the application's. Never empty after Parse: where neither file nor
 	// flag gives one it is the base name of Command.Exec[0].
-	Name    string     `toml:"name"`
+	Name string `toml:"name"`
+	// Watch are absolute paths of files and directories; what changes there starts a
+	// swap.
+	Watch   []string   `toml:"watch" form:"paths"`
 	Command Command    `toml:"command"`
 	Listen  []Listener `toml:"listen"` // at least one
 	Handoff Handoff    `toml:"handoff"`
 	Health  Health     `toml:"health"`
 	Node    Node       `toml:"node"`
 	Restart Restart    `toml:"restart"`
+	Limits  Limits     `toml:"limits"`
+	Hooks   Hooks      `toml:"hooks"`
 	Logs    Logs       `toml:"logs"`
 	Log     Log        `toml:"log"`
 
@@ -41,16 +47,16 @@ type Config struct {
 type Command struct {
 	// Exec is the program and its arguments; never empty. Exec[0] is an absolute
 	// path, or a bare name for $PATH.
-	Exec []string `toml:"exec"`
+	Exec []string `toml:"exec" form:"command"`
 	// Directory is absolute, or "": the directory the launcher was started in.
-	Directory string `toml:"directory"`
+	Directory string `toml:"directory" form:"path"`
 	User      string `toml:"user"`  // name or number; "": the launcher's
 	Group     string `toml:"group"` // name or number; "": the user's own, or the launcher's
 	// Env lies over the launcher's environment, and EnvFile over Env.
 	Env map[string]string `toml:"env"`
 	// EnvFile are absolute paths, read in this order at each swap; one that
 	// begins with '-' may be missing.
-	EnvFile []string `toml:"env_file"`
+	EnvFile []string `toml:"env_file" form:"files"`
 	Umask   *int     `toml:"umask"` // nil: the launcher's
 	// Limits are resource limits by their setrlimit(2) name in lower case without
 	// RLIMIT_: "65536", "512M", "1024:65536" (soft:hard) or "unlimited".
@@ -79,18 +85,32 @@ type Listener struct {
 
 // Handoff is how one generation follows another.
 type Handoff struct {
+	// Workers is how many processes a generation has, at most MaxWorkers; 0 is "max":
+	// as many as there are CPUs that this process may use.
+	Workers int `toml:"workers" form:"workers"`
+	// Slots says whether each worker has a slot or all of a generation share one.
+	Slots        Slots         `toml:"slots"`
+	Swap         Swap          `toml:"swap"`
 	Ready        Ready         `toml:"ready"`
 	ReadyDelay   time.Duration `toml:"ready_delay"`   // positive exactly when Ready is ReadyDelay
 	ReadyTimeout time.Duration `toml:"ready_timeout"` // positive
-	Bake         time.Duration `toml:"bake"`
-	DrainDelay   time.Duration `toml:"drain_delay"`
-	DrainIdle    time.Duration `toml:"drain_idle"`
+	// Canary are the shares that a newcomer gets before it gets everything, in
+	// ascending order; none: everything at once.
+	Canary     []CanaryStep  `toml:"canary"`
+	CanaryBy   CanaryBy      `toml:"canary_by"`
+	Bake       time.Duration `toml:"bake"`
+	DrainDelay time.Duration `toml:"drain_delay"`
+	DrainIdle  time.Duration `toml:"drain_idle"`
 	// HandshakeWait bounds the wait for handshakes half open at the switch.
 	HandshakeWait time.Duration `toml:"handshake_wait"`
 	DrainTimeout  time.Duration `toml:"drain_timeout"` // positive
-	// DrainSignals has one name, in capitals without SIG; DrainSignal is its number.
-	DrainSignals []string `toml:"drain_signals"`
-	MaxDraining  int      `toml:"max_draining"` // at least 1
+	// DrainSignals are sent one after the other while the worker lives: at least one,
+	// the first at once, the last before DrainTimeout. DrainLadder has their numbers.
+	DrainSignals []DrainSignal `toml:"drain_signals"`
+	// QuiesceSignal is sent when new connections stop, before the drain signals: a
+	// name in capitals without SIG, or "" for none. Quiesce is its number.
+	QuiesceSignal string `toml:"quiesce_signal"`
+	MaxDraining   int    `toml:"max_draining"` // at least 1
 	// Protocols are names of protocols, or "auto" alone: chosen by looking at the
 	// program.
 	Protocols []string `toml:"protocols"`
@@ -99,10 +119,44 @@ type Handoff struct {
 	ReadyFD int `toml:"ready_fd"`
 }
 
+// CanaryStep is one share of new connections, and when it ends: exactly one of For
+// and Pause is set.
+type CanaryStep struct {
+	Weight int           `toml:"weight"` // percent, 1 to 99
+	For    time.Duration `toml:"for"`
+	Pause  bool          `toml:"pause"` // until somebody promotes
+}
+
+// DrainSignal is one signal of a drain.
+type DrainSignal struct {
+	Signal string        `toml:"signal"` // in capitals without SIG
+	After  time.Duration `toml:"after"`  // the first signal
+}
+
 // Health is how it is found out whether a worker is up.
 type Health struct {
 	Ready Probe `toml:"ready"` // before a newcomer is let in
+	Live  Live  `toml:"live"`  // of those that serve, again and again
 }
+
+// Live is how a worker that serves is known to be well: by a probe, by what it says
+// itself, and by whether it accepts.
+type Live struct {
+	Probe
+	// Watchdog is how long a worker that speaks WATCHDOG=1 may be silent; 0: it is not
+	// asked to speak it.
+	Watchdog time.Duration `toml:"watchdog"`
+	// StuckAfter is how long the launcher's own connection may wait to be accepted; 0:
+	// none is made.
+	StuckAfter time.Duration `toml:"stuck_after"`
+	Stuck      string        `toml:"stuck"` // StuckReport or StuckReplace
+}
+
+// What is done about a worker that is stuck.
+const (
+	StuckReport  = "report"
+	StuckReplace = "replace"
+)
 
 // Probe is one question to one worker.
 type Probe struct {
@@ -112,9 +166,9 @@ type Probe struct {
 	Path      string            `toml:"path"`
 	Host      string            `toml:"host"` // "": the listener's address
 	Header    map[string]string `toml:"header"`
-	Status    string            `toml:"status"` // "200-399", "200,204"
-	Body      string            `toml:"body"`   // what the answer must contain; "": anything
-	Exec      []string          `toml:"exec"`   // for probe = "exec"
+	Status    string            `toml:"status"`              // "200-399", "200,204"
+	Body      string            `toml:"body"`                // what the answer must contain; "": anything
+	Exec      []string          `toml:"exec" form:"command"` // for probe = "exec"
 	Interval  time.Duration     `toml:"interval"`
 	Timeout   time.Duration     `toml:"timeout"`   // of one try
 	Successes int               `toml:"successes"` // in a row, to pass
@@ -134,6 +188,29 @@ type Restart struct {
 	BackoffMin time.Duration `toml:"backoff_min"` // positive
 	BackoffMax time.Duration `toml:"backoff_max"` // at least BackoffMin
 	ResetAfter time.Duration `toml:"reset_after"`
+	// StopExitCodes, 0 to 255: a worker that exits with one of them is left stopped.
+	StopExitCodes []int `toml:"stop_exit_codes"`
+	// RevertAfter is after how many restarts in a row the last good release serves
+	// again; 0: never.
+	RevertAfter int `toml:"revert_after"`
+}
+
+// Limits are what a worker may reach before it is replaced by a successor. Those
+// that the kernel holds a process to are Command.Limits.
+type Limits struct {
+	Memory int64         `toml:"memory"`  // bytes resident, with its children; 0: any number
+	MaxAge time.Duration `toml:"max_age"` // 0: any age
+}
+
+// Hooks are commands that are run when something has happened; empty: none. The
+// first element is an absolute path, or a bare name for $PATH.
+type Hooks struct {
+	Ready    []string      `toml:"ready" form:"command"`
+	Swap     []string      `toml:"swap" form:"command"`
+	Rollback []string      `toml:"rollback" form:"command"`
+	Crash    []string      `toml:"crash" form:"command"`
+	Stuck    []string      `toml:"stuck" form:"command"`
+	Timeout  time.Duration `toml:"timeout"` // positive; of one run
 }
 
 // Logs is what becomes of what workers write.
@@ -168,6 +245,36 @@ const (
 // ProtocolsAuto, alone, has the protocols chosen by looking at the program.
 const ProtocolsAuto = "auto"
 
+// Slots says who has a slot of its own.
+type Slots string
+
+// The ways of giving out slots.
+const (
+	SlotsWorker     Slots = "worker"
+	SlotsGeneration Slots = "generation" // for servers that serve one request at a time
+)
+
+// Swap says how many workers of a generation take over at once.
+type Swap string
+
+// The ways of swapping.
+const (
+	SwapTogether Swap = "together"
+	SwapRolling  Swap = "rolling" // worker by worker
+)
+
+// CanaryBy says what a canary's share is a share of.
+type CanaryBy string
+
+// The ways of sharing out.
+const (
+	CanaryByConnection CanaryBy = "connection" // each is thrown for
+	CanaryByClient     CanaryBy = "client"     // an address stays on its side
+)
+
+// MaxWorkers bounds Handoff.Workers: more is a slip, as a port would be.
+const MaxWorkers = 1024
+
 // Steering says whether a listener may have a slot per worker.
 type Steering string
 
@@ -182,27 +289,44 @@ const (
 func Default() *Config {
 	return &Config{
 		Handoff: Handoff{
+			Workers:       1,
+			Slots:         SlotsWorker,
+			Swap:          SwapTogether,
+			CanaryBy:      CanaryByConnection,
 			Ready:         ReadyAuto,
 			ReadyTimeout:  30 * time.Second,
 			DrainDelay:    time.Second,
 			HandshakeWait: 3 * time.Second,
 			DrainTimeout:  30 * time.Second,
-			DrainSignals:  []string{"TERM"},
+			DrainSignals:  []DrainSignal{{Signal: "TERM"}},
 			MaxDraining:   8,
 			Protocols:     []string{ProtocolsAuto},
 		},
-		Health: Health{Ready: Probe{
-			Method: "GET", Path: "/", Status: "200-399",
-			Interval: 250 * time.Millisecond, Timeout: 2 * time.Second, Successes: 1, Failures: 3,
-		}},
+		Health: Health{
+			Ready: defaultProbe(250 * time.Millisecond),
+			Live: Live{
+				Probe:      defaultProbe(10 * time.Second),
+				StuckAfter: 10 * time.Second,
+				Stuck:      StuckReport,
+			},
+		},
 		Node: Node{Preload: true},
 		Restart: Restart{
-			BackoffMin: 100 * time.Millisecond,
-			BackoffMax: 30 * time.Second,
-			ResetAfter: 10 * time.Second,
+			BackoffMin:  100 * time.Millisecond,
+			BackoffMax:  30 * time.Second,
+			ResetAfter:  10 * time.Second,
+			RevertAfter: 3,
 		},
-		Logs: Logs{Output: "pass"},
-		Log:  Log{Format: "auto", Level: "info"},
+		Hooks: Hooks{Timeout: 10 * time.Second},
+		Logs:  Logs{Output: "pass"},
+		Log:   Log{Format: "auto", Level: "info"},
+	}
+}
+
+func defaultProbe(interval time.Duration) Probe {
+	return Probe{
+		Method: "GET", Path: "/", Status: "200-399",
+		Interval: interval, Timeout: 2 * time.Second, Successes: 1, Failures: 3,
 	}
 }
 

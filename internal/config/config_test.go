@@ -265,13 +265,3 @@ func TestErrorsUnwrapToSingleOnes(t *testing.T) {
 		t.Errorf("first error is %+v of %v", one, err)
 	}
 }
-
-func TestDrainSignalIsTheNamedOne(t *testing.T) {
-	c := parse(t, minimal+"handoff.drain_signals = ['sigint']\n", Options{})
-	if got := c.Handoff.DrainSignal().String(); got != "interrupt" || c.Handoff.DrainSignals[0] != "INT" {
-		t.Errorf("signal %s, names %v", got, c.Handoff.DrainSignals)
-	}
-	if got := (Handoff{}).DrainSignal().String(); got != "terminated" {
-		t.Errorf("without a name: %s", got)
-	}
-}

@@ -22,26 +22,43 @@ func (d *decoder) fail(n *node, problem, hint string) {
 		Key: n.key, Problem: problem, Hint: hint})
 }
 
-// tagged gives the fields of a struct that are keys, by key.
-func tagged(t reflect.Type) map[string]int {
-	fields := map[string]int{}
+// keysOf gives the fields of a struct that are keys, in their order. Those of a
+// struct within it that has no name are its own.
+func keysOf(t reflect.Type) []reflect.StructField {
+	var fields []reflect.StructField
 	for i := range t.NumField() {
-		if tag := t.Field(i).Tag.Get("toml"); tag != "" {
-			fields[tag] = i
+		f := t.Field(i)
+		switch {
+		case f.Anonymous:
+			for _, inner := range keysOf(f.Type) {
+				inner.Index = append([]int{i}, inner.Index...)
+				fields = append(fields, inner)
+			}
+		case f.Tag.Get("toml") != "":
+			fields = append(fields, f)
 		}
 	}
 	return fields
 }
 
-func (d *decoder) table(n *node, into reflect.Value, known map[string]int, extra ...string) {
+// tagged gives the same by key.
+func tagged(t reflect.Type) map[string]reflect.StructField {
+	fields := map[string]reflect.StructField{}
+	for _, f := range keysOf(t) {
+		fields[f.Tag.Get("toml")] = f
+	}
+	return fields
+}
+
+func (d *decoder) table(n *node, into reflect.Value, known map[string]reflect.StructField, extra ...string) {
 	if n.table == nil {
 		d.wrong(n, "a table", "")
 		return
 	}
 	for _, name := range slices.Sorted(maps.Keys(n.table)) {
 		child := n.table[name]
-		if i, ok := known[name]; ok {
-			d.value(child, into.Field(i), into.Type().Field(i).Name)
+		if f, ok := known[name]; ok {
+			d.value(child, into.FieldByIndex(f.Index), f.Tag.Get("form"))
 		} else if !slices.Contains(extra, name) {
 			d.unknown(child, name, slices.Sorted(slices.Values(slices.AppendSeq(slices.Clone(extra), maps.Keys(known)))))
 		}
@@ -50,25 +67,41 @@ func (d *decoder) table(n *node, into reflect.Value, known map[string]int, extra
 
 // unknown names the nearest key of the same table, or the section that has it.
 func (d *decoder) unknown(n *node, name string, known []string) {
+	if slices.Contains(limitNames, name) {
+		d.fail(n, "unknown key here", fmt.Sprintf("%q, as a limit of setrlimit(2), belongs under [command.limits]", name))
+		return
+	}
 	if near := Nearest(name, known); near != "" {
 		d.fail(n, "unknown key", fmt.Sprintf("did you mean %q?", near))
 		return
 	}
+	var sections []string
 	for _, key := range Keys() {
-		if section, leaf, ok := strings.Cut(key, "."); ok && leaf == name {
-			header := "[" + section + "]"
-			if section == "listen" {
-				header = "[[listen]]"
-			}
-			d.fail(n, "unknown key here", fmt.Sprintf("%q belongs under %s", name, header))
-			return
-		}
 		if key == name {
 			d.fail(n, "unknown key here", fmt.Sprintf("%q belongs at the top, before the first [section]", name))
 			return
 		}
+		section, isLeaf := strings.CutSuffix(key, "."+name)
+		switch {
+		case isLeaf && section == "listen":
+			sections = append(sections, "[[listen]]")
+		case isLeaf:
+			sections = append(sections, "["+section+"]")
+		}
+	}
+	if len(sections) > 0 {
+		d.fail(n, "unknown key here", fmt.Sprintf("%q belongs under %s", name, strings.Join(sections, " or ")))
+		return
 	}
 	d.fail(n, "unknown key", "known here: "+strings.Join(known, ", "))
+}
+
+// faulty says whether something is wrong with the node already; what it holds is then
+// the default.
+func (d *decoder) faulty(n *node) bool {
+	return n != nil && slices.ContainsFunc(d.errs, func(e Error) bool {
+		return e.File == n.file && e.Line == n.line && e.Column == n.column && e.Key == n.key
+	})
 }
 
 // wrong reports a value of the wrong kind.
@@ -96,9 +129,15 @@ func (n *node) kind() string {
 	return "a date"
 }
 
-// value decodes one value by the type of the field it goes to; a few fields have
-// a syntax of their own, told by the field's name.
-func (d *decoder) value(n *node, into reflect.Value, field string) {
+// value decodes one value by the type of the field it goes to, and where fields of
+// one type differ, by the form in the field's tag:
+//
+//	path     made absolute
+//	paths    each made absolute
+//	files    the same; one alone needs no list, and '-' may stand before each
+//	command  the first made absolute, if there is a slash in it
+//	workers  a number, or "max" for 0
+func (d *decoder) value(n *node, into reflect.Value, form string) {
 	switch p := into.Addr().Interface().(type) {
 	case *time.Duration:
 		d.duration(n, p)
@@ -111,20 +150,32 @@ func (d *decoder) value(n *node, into reflect.Value, field string) {
 			*p = &v
 		}
 	case *int:
-		d.integer(n, p)
+		if form == "workers" {
+			d.workers(n, p)
+		} else {
+			d.integer(n, p)
+		}
+	case *int64:
+		d.size(n, p)
 	case *bool:
 		d.boolean(n, p)
 	case *[]string:
-		d.strings(n, p, field)
+		d.strings(n, p, form)
+	case *[]int:
+		d.integers(n, p)
 	case *map[string]string:
 		d.stringTable(n, p)
 	case *[]Listener:
 		d.listeners(n, p)
+	case *[]CanaryStep:
+		d.canary(n, p)
+	case *[]DrainSignal:
+		d.drainSignals(n, p)
 	default:
 		if into.Kind() == reflect.Struct {
 			d.table(n, into, tagged(into.Type()))
 		} else if s, ok := d.string(n); ok {
-			if field == "Directory" {
+			if form == "path" {
 				s = d.path(n, s)
 			}
 			into.SetString(s)
@@ -167,6 +218,18 @@ func (d *decoder) integer(n *node, into *int) {
 		return
 	}
 	*into = int(v)
+}
+
+func (d *decoder) integers(n *node, into *[]int) {
+	if !n.isList {
+		d.wrong(n, "a list of whole numbers", "")
+		return
+	}
+	result := make([]int, len(n.list))
+	for i, item := range n.list {
+		d.integer(item, &result[i])
+	}
+	*into = result
 }
 
 func (d *decoder) boolean(n *node, into *bool) {
@@ -227,14 +290,14 @@ func (d *decoder) octal(n *node) (int, bool) {
 	return int(v), true
 }
 
-func (d *decoder) strings(n *node, into *[]string, field string) {
+func (d *decoder) strings(n *node, into *[]string, form string) {
 	list := n.list
 	switch one, isString := n.scalar.(string); {
-	case isString && field == "EnvFile":
+	case isString && form == "files":
 		if one != "" {
 			list = []*node{n}
 		}
-	case isString && field == "Exec" && strings.TrimSpace(one) != "":
+	case isString && form == "command" && strings.TrimSpace(one) != "":
 		quoted := strings.Fields(one)
 		for i := range quoted {
 			quoted[i] = strconv.Quote(quoted[i])
@@ -255,12 +318,14 @@ func (d *decoder) strings(n *node, into *[]string, field string) {
 			continue
 		}
 		switch {
-		case field == "EnvFile":
+		case form == "files":
 			optional := strings.HasPrefix(s, "-")
 			if s = d.path(item, strings.TrimPrefix(s, "-")); optional {
 				s = "-" + s
 			}
-		case field == "Exec" && i == 0 && strings.Contains(s, "/"):
+		case form == "paths":
+			s = d.path(item, s)
+		case form == "command" && i == 0 && strings.Contains(s, "/"):
 			s = d.path(item, s)
 		}
 		result = append(result, s)
@@ -323,12 +388,8 @@ func Keys() []string {
 		if t.Kind() == reflect.Slice {
 			t = t.Elem()
 		}
-		for i := range t.NumField() {
-			f := t.Field(i)
+		for _, f := range keysOf(t) {
 			tag := f.Tag.Get("toml")
-			if tag == "" {
-				continue
-			}
 			if f.Type.Kind() == reflect.Struct || f.Type == reflect.TypeFor[[]Listener]() {
 				walk(prefix+tag+".", f.Type)
 				continue

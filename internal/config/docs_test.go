@@ -95,6 +95,32 @@ func TestConfigurationPageHasEveryKeyWithItsDefault(t *testing.T) {
 	}
 }
 
+// What a page shows as a file is one, as it stands or with a command and a listener.
+func TestPagesShowValidFiles(t *testing.T) {
+	for _, page := range []string{"configuration", "supervision", "programs"} {
+		text, err := os.ReadFile("../../docs/" + page + ".md")
+		if err != nil {
+			t.Fatal(err)
+		}
+		blocks := regexp.MustCompile("(?ms)^```toml\n(.*?)^```").FindAllStringSubmatch(string(text), -1)
+		if len(blocks) == 0 && page != "programs" {
+			t.Errorf("no file is shown in %s.md", page)
+		}
+		for _, m := range blocks {
+			whole := m[1]
+			if !regexp.MustCompile(`(?m)^(\[command\]|command)`).MatchString(whole) {
+				whole = "command.exec = ['x']\n" + whole
+			}
+			if !regexp.MustCompile(`(?m)^(\[\[listen|listen)`).MatchString(whole) {
+				whole = "listen = [{ address = ':80' }]\n" + whole
+			}
+			if _, err := Parse(whole, page+".toml", Options{}); err != nil {
+				t.Errorf("%v\nof\n%s", err, whole)
+			}
+		}
+	}
+}
+
 // wantDefault is how the page must give a key's default: as the file writes it.
 func wantDefault(key string) string {
 	if required[key] {

@@ -22,6 +22,12 @@ func (l Listener) Network() string {
 	return "tcp"
 }
 
+// accepts says whether there are connections to accept.
+func (l Listener) accepts() bool { return l.Network() != "udp" }
+
+// steered says whether workers may have slots of their own.
+func (l Listener) steered() bool { return l.Steering != SteeringOff }
+
 // UserGroup splits Owner; either may be "" (left as it is). Both may be names or
 // numbers.
 func (l Listener) UserGroup() (user, group string) {
@@ -51,7 +57,7 @@ func (r *rules) checkListeners() {
 		if b := item.find("backlog"); b != nil && l.Backlog < 1 {
 			r.fail(b, "must be at least 1", "")
 		}
-		streams = streams || l.Network() != "udp"
+		streams = streams || l.accepts()
 	}
 	ready := r.c.Handoff.Ready
 	if !streams && (ready == ReadyAuto || ready == ReadyAccept) {

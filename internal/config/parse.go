@@ -33,8 +33,8 @@ type Options struct {
 // Setting is one value from outside the file, a flag's.
 type Setting struct {
 	Key string // dotted: "handoff.ready"
-	// Value is what TOML would hold there: a string, []string, or for "listen"
-	// []map[string]any, which replaces the listeners of the file.
+	// Value is what TOML would hold there: a string, an int64, []string, or for
+	// "listen" []map[string]any, which replaces the listeners of the file.
 	Value any
 	From  string // how it was given, for errors: "--ready"
 }

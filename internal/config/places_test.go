@@ -136,6 +136,8 @@ func FuzzParse(f *testing.F) {
 	}
 	f.Add(Example)
 	f.Add(minimal)
+	f.Add(minimal + "[handoff]\nworkers = 'max'\ncanary = [{weight = 5, for = '1s'}]\ndrain_signals = [{signal = 'INT'}, {signal = 'TERM', after = '1s'}]\n")
+	f.Add(minimal + "watch = ['a']\n[limits]\nmemory = '5M'\n[restart]\nstop_exit_codes = [1]\n[hooks]\ncrash = ['./x']\n[health.live]\nprobe = 'tcp'\n")
 	f.Add(minimal + "[profile.x]\nlisten = [{address = 'unix:///a'}]\n")
 	f.Fuzz(func(t *testing.T, text string) {
 		c, err := Parse(text, "/a/b.toml", Options{})

@@ -71,17 +71,28 @@ func (r *rules) listenerNames() string {
 	return "there are: " + strings.Join(names, ", ")
 }
 
-// checkProbe holds [health.ready] together with handoff.ready, which may imply the
-// kind of the probe.
-func (r *rules) checkProbe() {
-	p, n := &r.c.Health.Ready, r.root.find("health", "ready")
-	kind := n.find("probe")
-	r.oneOf(kind, p.Probe, "", "tcp", "http", "https", "exec")
-	at := kind
+// question is a table of the file that holds a probe.
+type question struct {
+	*rules
+	key      string // "health.ready"
+	n        *node  // nil where the file has none
+	p        *Probe
+	defaults Probe
+}
+
+func (r *rules) question(name string, p *Probe, defaults Probe) question {
+	return question{rules: r, key: "health." + name, n: r.root.find("health", name), p: p, defaults: defaults}
+}
+
+// checkReadyProbe holds [health.ready] together with handoff.ready, which may imply
+// the kind of the probe.
+func (r *rules) checkReadyProbe() {
+	q := r.question("ready", &r.c.Health.Ready, Default().Health.Ready)
+	at := q.n.find("probe")
 	if at == nil {
 		at = r.root.find("handoff", "ready")
 	}
-	switch ready := r.c.Handoff.Ready; {
+	switch p, ready := q.p, r.c.Handoff.Ready; {
 	case ready == ReadyHTTP && p.Probe == "":
 		p.Probe = "http"
 	case ready == ReadyExec && p.Probe == "":
@@ -90,69 +101,100 @@ func (r *rules) checkProbe() {
 		ready == ReadyExec && p.Probe != "exec":
 		r.fail(at, fmt.Sprintf("%q does not go with handoff.ready = %q", p.Probe, ready), "remove it, or change that")
 	}
-	if p.Probe == "" {
-		r.idle(n, "no probe is asked for", `set probe = "http", or remove it`)
+	q.check()
+	if limit := r.c.Handoff.ReadyTimeout; q.p.Probe != "" && q.p.Timeout >= limit && limit > 0 {
+		r.fail(r.root.near("health", "ready", "timeout"), fmt.Sprintf("timeout %s is not below handoff.ready_timeout %s",
+			shortDuration(q.p.Timeout), shortDuration(limit)), "lower it: a probe that hangs would be tried only once")
+	}
+}
+
+func (r *rules) checkLive() {
+	live := &r.c.Health.Live
+	q := r.question("live", &live.Probe, Default().Health.Live.Probe)
+	q.check()
+	stuck, after := q.n.find("stuck"), q.n.find("stuck_after")
+	r.oneOf(stuck, live.Stuck, StuckReport, StuckReplace)
+	switch {
+	case live.StuckAfter == 0 && live.Stuck == StuckReplace:
+		r.fail(stuck, `has no effect with stuck_after = "0s"`, "raise that, or remove it")
+	case !slices.ContainsFunc(r.c.Listen, Listener.accepts) && len(r.c.Listen) > 0:
+		if live.Stuck == StuckReplace {
+			r.fail(stuck, "has no effect: over udp nothing is accepted", "remove it")
+		}
+		if live.StuckAfter != 0 && live.StuckAfter != Default().Health.Live.StuckAfter {
+			r.fail(after, "has no effect: over udp nothing is accepted", "remove it")
+		}
+	}
+}
+
+func (q question) check() {
+	q.oneOf(q.n.find("probe"), q.p.Probe, "", "tcp", "http", "https", "exec")
+	if q.p.Probe == "" {
+		q.idle("no probe is asked for", `set probe = "http", or remove it`)
 		return
 	}
-	r.checkProbeKeys(n, p)
-	if p.Probe == "exec" && len(p.Exec) == 0 {
-		r.missing(r.root.near("health", "ready"), "health.ready.exec", `give the command, as in ["curl", "-f", "http://localhost/"]`)
+	q.checkKeys()
+	if q.p.Probe == "exec" && len(q.p.Exec) == 0 {
+		q.missing(q.root.near(strings.Split(q.key, ".")...), q.key+".exec", `give the command, as in ["curl", "-f", "http://localhost/"]`)
 	}
 }
 
 // idle reports keys of the probe's table that have no effect, unless they say what
 // is so without them.
-func (r *rules) idle(n *node, why, hint string, keys ...string) {
-	if n == nil || n.table == nil {
+func (q question) idle(why, hint string, keys ...string) {
+	if q.n == nil || q.n.table == nil {
 		return
 	}
-	written, defaults := reflect.ValueOf(r.c.Health.Ready), reflect.ValueOf(Default().Health.Ready)
+	written, defaults := reflect.ValueOf(*q.p), reflect.ValueOf(q.defaults)
 	known := tagged(written.Type())
-	for _, key := range slices.Sorted(maps.Keys(n.table)) {
-		i, ok := known[key]
+	for _, key := range slices.Sorted(maps.Keys(q.n.table)) {
+		f, ok := known[key]
 		if !ok || key == "probe" || len(keys) > 0 && !slices.Contains(keys, key) ||
-			reflect.DeepEqual(plain(written.Field(i)), plain(defaults.Field(i))) {
+			reflect.DeepEqual(plain(written.FieldByIndex(f.Index), ""), plain(defaults.FieldByIndex(f.Index), "")) {
 			continue
 		}
-		r.fail(n.table[key], "has no effect: "+why, hint)
+		q.fail(q.n.table[key], "has no effect: "+why, hint)
 	}
 }
 
-func (r *rules) checkProbeKeys(n *node, p *Probe) {
+func (q question) checkKeys() {
 	web := []string{"method", "path", "host", "header", "status", "body"}
-	switch p.Probe {
+	switch q.p.Probe {
 	case "exec":
-		r.idle(n, "the probe is a command", "remove it", web...)
+		q.idle("the probe is a command", "remove it", web...)
+		q.program(q.n.find("exec"), q.p.Exec)
 	case "tcp":
-		r.idle(n, "the probe is a connection", "remove it", append(web, "exec")...)
+		q.idle("the probe is a connection", "remove it", append(web, "exec")...)
 	default:
-		r.idle(n, "the probe is not a command", `remove it, or set probe = "exec"`, "exec")
+		q.idle("the probe is not a command", `remove it, or set probe = "exec"`, "exec")
 	}
-	switch named := p.Listener != ""; {
-	case named && !r.hasListener(p.Listener):
-		r.fail(n.find("listener"), fmt.Sprintf("no listener is called %q", p.Listener), r.listenerNames())
-	case !slices.ContainsFunc(r.c.Listen, func(l Listener) bool {
-		return l.Network() != "udp" && (!named || l.Name == p.Listener)
-	}) && (named || p.Probe != "exec"):
-		at := n.find("listener")
-		if at == nil {
-			at = r.root.near("handoff", "ready")
-		}
-		r.fail(at, "a probe needs a tcp or unix listener: over udp nothing is accepted", "")
-	}
-	if at := n.find("path"); at != nil && !strings.HasPrefix(p.Path, "/") {
-		r.fail(at, fmt.Sprintf("%q is not a path", p.Path), `write it as in "/healthz"`)
+	q.checkListener()
+	if at := q.n.find("path"); at != nil && !strings.HasPrefix(q.p.Path, "/") {
+		q.fail(at, fmt.Sprintf("%q is not a path", q.p.Path), `write it as in "/healthz"`)
 	}
 	for _, d := range []struct {
 		key  string
 		zero bool
-	}{{"interval", p.Interval <= 0}, {"timeout", p.Timeout <= 0}, {"successes", p.Successes < 1}, {"failures", p.Failures < 1}} {
+	}{{"interval", q.p.Interval <= 0}, {"timeout", q.p.Timeout <= 0}, {"successes", q.p.Successes < 1}, {"failures", q.p.Failures < 1}} {
 		if d.zero {
-			r.fail(n.find(d.key), "must be above 0", "")
+			q.fail(q.n.find(d.key), "must be above 0", "")
 		}
 	}
-	if p.Timeout >= r.c.Handoff.ReadyTimeout && r.c.Handoff.ReadyTimeout > 0 {
-		r.fail(r.root.near("health", "ready", "timeout"), fmt.Sprintf("timeout %s is not below handoff.ready_timeout %s",
-			shortDuration(p.Timeout), shortDuration(r.c.Handoff.ReadyTimeout)), "lower it: a probe that hangs would be tried only once")
+}
+
+func (q question) checkListener() {
+	name := q.p.Listener
+	switch named := name != ""; {
+	case named && !q.hasListener(name):
+		q.fail(q.n.find("listener"), fmt.Sprintf("no listener is called %q", name), q.listenerNames())
+	case !slices.ContainsFunc(q.c.Listen, func(l Listener) bool { return l.accepts() && (!named || l.Name == name) }) &&
+		(named || q.p.Probe != "exec"):
+		at := q.root.near("handoff", "ready")
+		for _, key := range []string{"probe", "listener"} {
+			if n := q.n.find(key); n != nil {
+				at = n
+			}
+		}
+		q.fail(at, "a probe needs a tcp or unix listener: over udp nothing is accepted", "")
 	}
 }

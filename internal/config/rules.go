@@ -24,9 +24,13 @@ func (r *rules) check() {
 	r.checkName()
 	r.checkListeners()
 	r.checkHandoff()
+	r.checkCanary()
 	r.checkProtocols()
-	r.checkProbe()
+	r.checkReadyProbe()
+	r.checkLive()
 	r.checkRestart()
+	r.checkWatch()
+	r.checkHooks()
 	r.oneOf(r.root.find("logs", "output"), r.c.Logs.Output, "pass", "inherit")
 	r.oneOf(r.root.find("log", "format"), r.c.Log.Format, "auto", "text", "json")
 	r.oneOf(r.root.find("log", "level"), r.c.Log.Level, "debug", "info", "warn", "error")
@@ -151,6 +155,9 @@ var limitNames = []string{"as", "core", "cpu", "data", "fsize", "locks", "memloc
 func (r *rules) checkLimit(n *node, name, value string) {
 	if !slices.Contains(limitNames, name) {
 		hint := "known: " + strings.Join(limitNames, ", ")
+		if name == "memory" || name == "max_age" {
+			hint = fmt.Sprintf("%q belongs under [limits]", name)
+		}
 		if near := Nearest(strings.TrimPrefix(strings.ToLower(name), "rlimit_"), limitNames); near != "" {
 			hint = fmt.Sprintf("did you mean %q?", near)
 		}
@@ -189,6 +196,11 @@ func (r *rules) checkHandoff() {
 	if n.table == nil {
 		return
 	}
+	r.oneOf(n.find("slots"), string(h.Slots), string(SlotsWorker), string(SlotsGeneration))
+	if h.Slots == SlotsGeneration && !slices.ContainsFunc(r.c.Listen, Listener.steered) && len(r.c.Listen) > 0 {
+		r.fail(n.find("slots"), "has no effect: with steering = \"off\" all share one socket", "remove it, or that of one listener")
+	}
+	r.oneOf(n.find("swap"), string(h.Swap), string(SwapTogether), string(SwapRolling))
 	r.oneOf(n.find("ready"), string(h.Ready), string(ReadyAuto), string(ReadyNotify), string(ReadyAccept),
 		string(ReadyHTTP), string(ReadyExec), string(ReadyNewline), string(ReadyDelay))
 	switch delay := n.find("ready_delay"); {
@@ -213,25 +225,7 @@ func (r *rules) checkHandoff() {
 		r.fail(n.find("max_draining"), "must be at least 1", "")
 	}
 	r.checkDrainSignals(n.find("drain_signals"))
-}
-
-func (r *rules) checkDrainSignals(n *node) {
-	if n == nil || !n.isList {
-		return
-	}
-	if len(n.list) != 1 {
-		r.fail(n, fmt.Sprintf("has %d names; exactly one signal is sent", len(n.list)), `write one, as in ["TERM"]; KILL follows by itself at drain_timeout`)
-		return
-	}
-	name, ok := n.list[0].scalar.(string)
-	if !ok {
-		return
-	}
-	if _, ok := signalByName(name); !ok {
-		r.fail(n.list[0], fmt.Sprintf("%q is not a signal that a program can act on", name), `write it as in "TERM", "QUIT", "INT", "USR1"`)
-		return
-	}
-	r.c.Handoff.DrainSignals = []string{strings.TrimPrefix(strings.ToUpper(name), "SIG")}
+	r.checkQuiesceSignal(n.find("quiesce_signal"))
 }
 
 func (r *rules) checkRestart() {
@@ -239,6 +233,7 @@ func (r *rules) checkRestart() {
 	if n.table == nil {
 		return
 	}
+	r.checkStopExitCodes(n.find("stop_exit_codes"))
 	switch {
 	case c.BackoffMin <= 0:
 		r.fail(n.find("backoff_min"), "must be above 0", "a command that exits at once would be started without a pause")

@@ -16,13 +16,13 @@ import (
 // durations as "30s", modes as "0660". What is unset is the empty string; the
 // file, the profile chosen and all profiles stand beside the keys.
 func (c *Config) MarshalJSON() ([]byte, error) {
-	m := plain(reflect.ValueOf(c).Elem()).(map[string]any)
+	m := plain(reflect.ValueOf(c).Elem(), "").(map[string]any)
 	m["file"], m["profile"], m["profiles"] = c.File, c.Profile, append([]string{}, c.Profiles...)
 	return json.Marshal(m)
 }
 
-// plain gives a value as TOML and JSON have it.
-func plain(v reflect.Value) any {
+// plain gives a value as TOML and JSON have it; form is that of the field's tag.
+func plain(v reflect.Value, form string) any {
 	switch x := v.Interface().(type) {
 	case time.Duration:
 		return shortDuration(x)
@@ -44,21 +44,40 @@ func plain(v reflect.Value) any {
 		if x == nil {
 			return []string{}
 		}
-	case []Listener:
-		list := make([]any, len(x))
-		for i := range x {
-			list[i] = plain(reflect.ValueOf(x[i]))
+	case int:
+		if form == "workers" && x == 0 {
+			return "max"
 		}
-		return list
+	case int64:
+		return sizeText(x)
+	case []int:
+		if x == nil {
+			return []int{}
+		}
+	case []DrainSignal:
+		if len(x) == 1 && x[0].After == 0 {
+			return []string{x[0].Signal}
+		}
+		return plainList(v)
+	case []Listener, []CanaryStep:
+		return plainList(v)
 	}
 	if v.Kind() != reflect.Struct {
 		return v.Interface()
 	}
 	m := map[string]any{}
-	for tag, i := range tagged(v.Type()) {
-		m[tag] = plain(v.Field(i))
+	for tag, f := range tagged(v.Type()) {
+		m[tag] = plain(v.FieldByIndex(f.Index), f.Tag.Get("form"))
 	}
 	return m
+}
+
+func plainList(v reflect.Value) []any {
+	list := make([]any, v.Len())
+	for i := range list {
+		list[i] = plain(v.Index(i), "")
+	}
+	return list
 }
 
 // shortDuration drops the zero units that time.Duration writes: 1m0s is 1m.
@@ -85,11 +104,10 @@ func (c *Config) String() string {
 // header's, "" at the top.
 func writeStruct(b *strings.Builder, path string, v reflect.Value) {
 	writeKeys(b, path, "["+path+"]", v)
-	for i := range v.NumField() {
-		tag, field := v.Type().Field(i).Tag.Get("toml"), v.Field(i)
-		inner := strings.TrimPrefix(path+"."+tag, ".")
+	for _, f := range keysOf(v.Type()) {
+		field := v.FieldByIndex(f.Index)
+		inner := strings.TrimPrefix(path+"."+f.Tag.Get("toml"), ".")
 		switch listeners, isList := field.Interface().([]Listener); {
-		case tag == "":
 		case isList:
 			for _, l := range listeners {
 				writeKeys(b, inner, "[["+inner+"]]", reflect.ValueOf(l))
@@ -103,10 +121,10 @@ func writeStruct(b *strings.Builder, path string, v reflect.Value) {
 // writeKeys writes a header, unless nothing stands below it, and the keys.
 func writeKeys(b *strings.Builder, path, header string, v reflect.Value) {
 	var keys strings.Builder
-	for i := range v.NumField() {
-		tag, field := v.Type().Field(i).Tag.Get("toml"), v.Field(i)
-		if _, isList := field.Interface().([]Listener); tag != "" && !isList && field.Kind() != reflect.Struct {
-			keys.WriteString(tag + " = " + tomlValue(plain(field)) + "\n")
+	for _, f := range keysOf(v.Type()) {
+		field := v.FieldByIndex(f.Index)
+		if _, isList := field.Interface().([]Listener); !isList && field.Kind() != reflect.Struct {
+			keys.WriteString(f.Tag.Get("toml") + " = " + tomlValue(plain(field, f.Tag.Get("form"))) + "\n")
 		}
 	}
 	if path != "" && keys.Len() > 0 {
@@ -118,15 +136,21 @@ func writeKeys(b *strings.Builder, path, header string, v reflect.Value) {
 func tomlValue(v any) string {
 	switch x := v.(type) {
 	case []string:
-		items := make([]string, len(x))
-		for i := range x {
-			items[i] = tomlString(x[i])
-		}
-		return "[" + strings.Join(items, ", ") + "]"
+		return tomlList(x)
+	case []int:
+		return tomlList(x)
+	case []any:
+		return tomlList(x)
 	case map[string]string:
 		var items []string
 		for _, key := range slices.Sorted(maps.Keys(x)) {
 			items = append(items, tomlString(key)+" = "+tomlString(x[key]))
+		}
+		return "{" + strings.Join(items, ", ") + "}"
+	case map[string]any: // of a struct: its keys need no quotes
+		var items []string
+		for _, key := range slices.Sorted(maps.Keys(x)) {
+			items = append(items, key+" = "+tomlValue(x[key]))
 		}
 		return "{" + strings.Join(items, ", ") + "}"
 	case int:
@@ -135,6 +159,14 @@ func tomlValue(v any) string {
 		return strconv.FormatBool(x)
 	}
 	return tomlString(fmt.Sprint(v))
+}
+
+func tomlList[T any](list []T) string {
+	items := make([]string, len(list))
+	for i := range list {
+		items[i] = tomlValue(list[i])
+	}
+	return "[" + strings.Join(items, ", ") + "]"
 }
 
 // tomlString quotes as TOML wants it, which knows fewer escapes than Go.
