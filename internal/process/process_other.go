@@ -78,6 +78,9 @@ func (p *Process) Holds(uint64) (bool, error) { return false, missing("proc") }
 // Inodes says that this system is not served.
 func (p *Process) Inodes() (map[uint64]bool, error) { return nil, missing("proc") }
 
+// CPUs are the machine's here.
+func CPUs() int { return runtime.NumCPU() }
+
 // Holders says that this system is not served.
 func Holders(map[uint64]bool) ([]Holder, error) { return nil, missing("proc") }
 
