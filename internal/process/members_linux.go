@@ -2,9 +2,11 @@ package process
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -48,7 +50,12 @@ func parseStat(b []byte) (stat, bool) {
 
 // readStat reads one process. false without an error: it has ended.
 func readStat(pid int) (stat, bool, error) {
-	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	var buf [1024]byte
+	return readStatBy(pid, buf[:])
+}
+
+func readStatBy(pid int, buf []byte) (stat, bool, error) {
+	b, err := slurp(pid, "stat", buf)
 	if err != nil {
 		if ended(err) {
 			err = nil
@@ -73,8 +80,9 @@ func scanProcesses() (map[int]stat, error) {
 	all := make(map[int]stat)
 	pids, err := numbers("/proc")
 	errs := []error{err}
+	var buf [1024]byte
 	for _, pid := range pids {
-		s, ok, err := readStat(pid)
+		s, ok, err := readStatBy(pid, buf[:])
 		if ok {
 			all[pid] = s
 		}
@@ -162,38 +170,106 @@ func (p *Process) PIDs() []int {
 
 // members is PIDs, with the reason when some could not be seen.
 func (p *Process) members() ([]int, error) {
-	main, group := p.alive()
-	if !main && !group {
-		return nil, nil
+	members, errs := membersOf([]*Process{p})
+	var pids []int
+	for _, s := range members[0] {
+		if !s.dead() {
+			pids = append(pids, s.pid)
+		}
+	}
+	return pids, errs[0]
+}
+
+// membersOf lists each worker's processes, zombies among them, the main one first
+// and parents before their children, at one look. An error, of each worker too, says
+// that some could not be seen.
+func membersOf(workers []*Process) ([][]stat, []error) {
+	members, errs := make([][]stat, len(workers)), make([]error, len(workers))
+	c := census{main: map[int]int{}, group: map[int]int{}, seen: map[int]seat{}}
+	for i, p := range workers {
+		main, group := p.alive()
+		if main {
+			c.main[p.pid] = i
+		}
+		if group {
+			c.group[p.pid] = i
+		}
+	}
+	if len(c.main) == 0 && len(c.group) == 0 {
+		return members, errs
 	}
 	all, err := scanProcesses()
-	known := make(map[int]bool, len(all))
-	var belongs func(pid, depth int) bool
-	belongs = func(pid, depth int) bool {
-		if k, ok := known[pid]; ok {
-			return k
-		}
-		s, ok := all[pid]
-		in := ok && depth < 1000 && (p.related(s, main, group) || belongs(s.parent, depth+1))
-		known[pid] = in
-		return in
-	}
-	var pids []int
+	c.all = all
 	for pid, s := range all {
-		if pid != p.pid && !s.dead() && belongs(pid, 0) {
-			pids = append(pids, pid)
+		if at := c.seat(pid, 0); at.taken {
+			members[at.worker] = append(members[at.worker], s)
 		}
 	}
-	if s, ok := all[p.pid]; main && ok && !s.dead() {
-		pids = append([]int{p.pid}, pids...)
-	}
-	if _, ok := all[p.pid]; err == nil && main && !ok {
-		// Until it is reaped it has a place in /proc, be it as a zombie.
-		if main, _ = p.alive(); main {
-			err = fmt.Errorf("/proc does not show process %d (hidepid, proc(5))", p.pid)
+	for i, p := range workers {
+		rank := func(s stat) int {
+			if s.pid == p.pid {
+				return -1
+			}
+			return c.seen[s.pid].below
+		}
+		slices.SortFunc(members[i], func(a, b stat) int { return cmp.Or(rank(a)-rank(b), a.pid-b.pid) })
+		if errs[i] = err; err == nil {
+			errs[i] = p.hidden(c)
 		}
 	}
-	return pids, err
+	return members, errs
+}
+
+// hidden says that the main process, which until it is reaped has a place in /proc,
+// be it as a zombie, was not shown in a look that saw everything.
+func (p *Process) hidden(c census) error {
+	_, asked := c.main[p.pid]
+	if _, shown := c.all[p.pid]; !asked || shown {
+		return nil
+	}
+	if main, _ := p.alive(); main {
+		return fmt.Errorf("/proc does not show process %d (hidepid, proc(5))", p.pid)
+	}
+	return nil
+}
+
+// census finds the worker that a process belongs to.
+type census struct {
+	all         map[int]stat
+	main, group map[int]int // to the worker's index
+	seen        map[int]seat
+}
+
+// seat is a process's place: its worker, and how many of that worker's processes are
+// above it.
+type seat struct {
+	taken         bool
+	worker, below int
+}
+
+// seat of a process: by its own numbers, or its parent's. The depth only bounds the
+// walk: a pid given again meanwhile could lead in a ring.
+func (c census) seat(pid, depth int) seat {
+	if at, ok := c.seen[pid]; ok {
+		return at
+	}
+	s, ok := c.all[pid]
+	if !ok || depth >= 1000 {
+		return seat{}
+	}
+	at := c.seat(s.parent, depth+1)
+	worker, own := c.main[pid]
+	if !own {
+		worker, own = c.group[s.group]
+	}
+	switch {
+	case own && (!at.taken || at.worker != worker):
+		at = seat{taken: true, worker: worker}
+	case at.taken:
+		at.below++
+	}
+	c.seen[pid] = at
+	return at
 }
 
 // places remembers where a socket was last seen: inode to process and descriptor.

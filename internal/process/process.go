@@ -89,8 +89,8 @@ type Spec struct {
 	// leaves that number closed.
 	// They stay the caller's.
 	Files []int
-	// Env is the complete environment of the target. An entry "LISTEN_PID=self" is
-	// replaced by the shim with the target's own pid.
+	// Env is the complete environment of the target. In the entries "LISTEN_PID=self"
+	// and "WATCHDOG_PID=self" the shim puts the target's own pid.
 	Env []string
 	// Stdin, Stdout and Stderr are descriptors of the launcher; -1 is /dev/null.
 	Stdin, Stdout, Stderr int

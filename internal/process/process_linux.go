@@ -22,6 +22,7 @@ type Process struct {
 	reaped bool
 	gone   bool // reaped, and the group was seen empty: it can never fill again
 	status Status
+	spent  time.Duration // the most CPU time that was seen
 
 	seen places
 }

@@ -78,6 +78,21 @@ func (p *Process) Holds(uint64) (bool, error) { return false, missing("proc") }
 // Inodes says that this system is not served.
 func (p *Process) Inodes() (map[uint64]bool, error) { return nil, missing("proc") }
 
+// Usage says that this system is not served.
+func (p *Process) Usage(uint64) (Usage, error) { return Usage{}, missing("proc") }
+
+// Usages says that this system is not served.
+func Usages(workers []*Process, _ uint64) ([]Usage, []error) {
+	errs := make([]error, len(workers))
+	for i := range errs {
+		errs[i] = missing("proc")
+	}
+	return make([]Usage, len(workers)), errs
+}
+
+// CPUs are the machine's here.
+func CPUs() int { return runtime.NumCPU() }
+
 // Holders says that this system is not served.
 func Holders(map[uint64]bool) ([]Holder, error) { return nil, missing("proc") }
 

@@ -7,6 +7,7 @@ import (
 	"os"
 	"runtime"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 	"unsafe"
@@ -246,8 +247,8 @@ type image struct {
 func newImage(o *order) (*image, error) {
 	env := split(o.Env)
 	for i, kv := range env {
-		if kv == "LISTEN_PID=self" {
-			env[i] = "LISTEN_PID=" + strconv.Itoa(os.Getpid()) // exec keeps the pid
+		if kv == "LISTEN_PID=self" || kv == "WATCHDOG_PID=self" {
+			env[i] = strings.TrimSuffix(kv, "self") + strconv.Itoa(os.Getpid()) // exec keeps the pid
 		}
 	}
 	t := &image{empty: new(byte), report: make([]byte, 0, 128)}

@@ -28,7 +28,7 @@ func TestATargetSeesWhatWasConfigured(t *testing.T) {
 	c.Umask = &umask
 	c.Limits = map[string]string{"fsize": "1G:3G", "nofile": "512:600"}
 	r := resolve(t, c)
-	p := start(t, r, func(s *Spec) { s.Env = append(s.Env, "LISTEN_PID=self") })
+	p := start(t, r, func(s *Spec) { s.Env = append(s.Env, "LISTEN_PID=self", "WATCHDOG_PID=self", "PID=self") })
 	v := p.view(t)
 
 	if v.PID != p.PID() || v.PGID != p.PID() || v.PPID != os.Getpid() {
@@ -40,7 +40,7 @@ func TestATargetSeesWhatWasConfigured(t *testing.T) {
 	// JSON in the test's own report turns bytes that are no UTF-8 into U+FFFD, one
 	// each; had the shim done so, there would be three bytes for each of them.
 	want := []string{"KEEP=base", "OVER=env", "PWD=" + dir, behaviour + "=view", "BYTES=\ufffd\ufffd",
-		"FILE=file", fmt.Sprintf("LISTEN_PID=%d", p.PID())}
+		"FILE=file", fmt.Sprintf("LISTEN_PID=%d", p.PID()), fmt.Sprintf("WATCHDOG_PID=%d", p.PID()), "PID=self"}
 	if !slices.Equal(v.Env, want) {
 		t.Errorf("environment %q, want %q", v.Env, want)
 	}

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
@@ -27,6 +28,7 @@ var children = map[string]func(){
 	"layout":    layoutChild,
 	"tableflip": tableflipChild,
 	"einhorn":   einhornChild,
+	"watchdog":  watchdogChild,
 }
 
 // crew is one worker: started by the real shim with a Link's descriptors and
@@ -55,6 +57,12 @@ func crewed(t *testing.T, s Settings, sockets []Socket, env []string, command ..
 // unstarted is a worker whose link is open, and no more.
 func unstarted(t *testing.T, s Settings, sockets []Socket) *crew {
 	t.Helper()
+	return watched(t, s, sockets, 0)
+}
+
+// watched is one that is asked to be heard of.
+func watched(t *testing.T, s Settings, sockets []Socket, watchdog time.Duration) *crew {
+	t.Helper()
 	leak, before := goleak.IgnoreCurrent(), openFDs(t)
 	w := &crew{t: t, box: make(inbox, 4096), log: &logbook{}, out: &logbook{}}
 	log := slog.New(slog.NewTextHandler(w.log, nil))
@@ -62,6 +70,7 @@ func unstarted(t *testing.T, s Settings, sockets []Socket) *crew {
 	var err error
 	w.link, err = w.hub.Open(choose(t, s, executable("/srv/app", "")), &Worker{
 		Generation: 7, Index: 2, Sockets: sockets, Member: w.member, On: func(m Message) { w.box <- m }, Log: log,
+		Watchdog: watchdog,
 	})
 	if err != nil {
 		t.Fatal(err)

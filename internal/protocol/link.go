@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"time"
 )
 
 // Kind names a protocol in the configuration.
@@ -53,6 +54,7 @@ type Worker struct {
 	Index      int // of the worker in its generation, from 0
 	Sockets    []Socket
 	Base       []string           // its environment so far, KEY=VALUE
+	Watchdog   time.Duration      // how often it is to say WATCHDOG=1; 0: not asked for
 	Member     func(pid int) bool // is that a process of this worker, now?
 	On         func(Message)      // called from other goroutines, one message at a time
 	Log        *slog.Logger
@@ -193,8 +195,8 @@ func (l *Link) lay(c *Choice, w *Worker) {
 // is one that is closed. They stay the Link's and the listeners'.
 func (l *Link) Files() []int { return slices.Clone(l.files) }
 
-// Env are the worker's variables, KEY=VALUE; "LISTEN_PID=self" among them, which
-// internal/process completes.
+// Env are the worker's variables, KEY=VALUE; "LISTEN_PID=self" and
+// "WATCHDOG_PID=self" among them, which internal/process completes.
 func (l *Link) Env() []string { return slices.Clone(l.env) }
 
 // Started lets go of what only the worker needs; call it once Start has returned,

@@ -26,7 +26,12 @@ type Message struct {
 	// on may last. 0 when none was asked for.
 	ExtendTimeout time.Duration
 	Watchdog      bool // WATCHDOG=1: alive
-	PID           int  // the process that sent it; 0: not known
+	Trigger       bool // WATCHDOG=trigger: as if it had not been heard of in time
+	// WatchdogInterval is WATCHDOG_USEC: from now on it is to be heard of this often.
+	// Negative where it says 0, which systemd takes as never again; 0 when nothing
+	// was said of it.
+	WatchdogInterval time.Duration
+	PID              int // the process that sent it; 0: not known
 	// Via is how it came, for sentences: "READY=1", "a byte on tableflip's pipe".
 	Via string
 }
@@ -56,6 +61,13 @@ func parse(datagram string) (m Message, fdstore bool) {
 			}
 		case "WATCHDOG":
 			m.Watchdog = m.Watchdog || value == "1"
+			m.Trigger = m.Trigger || value == "trigger"
+		case "WATCHDOG_USEC":
+			if d, ok := microseconds(value); ok && d == 0 {
+				m.WatchdogInterval = -1
+			} else if ok {
+				m.WatchdogInterval = d
+			}
 		case "FDSTORE":
 			fdstore = fdstore || value == "1"
 		}

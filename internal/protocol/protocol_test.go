@@ -70,11 +70,18 @@ func TestMessages(t *testing.T) {
 		"EXTEND_TIMEOUT_USEC=9223372036854776": {ExtendTimeout: math.MaxInt64},
 		"EXTEND_TIMEOUT_USEC=18446744073709551615": {ExtendTimeout: math.MaxInt64},
 		"EXTEND_TIMEOUT_USEC=18446744073709551616": {},
-		"WATCHDOG=1":            {Watchdog: true},
-		"WATCHDOG=trigger":      {},
-		"BARRIER=1":             {},
-		"READY=1\nREADY=0":      {Ready: true},
-		"RELOADING=1\x00\nX=\n": {},
+		"WATCHDOG=1":                         {Watchdog: true},
+		"WATCHDOG=trigger":                   {Trigger: true},
+		"WATCHDOG=Trigger":                   {},
+		"WATCHDOG=0":                         {},
+		"WATCHDOG_USEC=20000000\nWATCHDOG=1": {Watchdog: true, WatchdogInterval: 20 * time.Second},
+		"WATCHDOG_USEC=0":                    {WatchdogInterval: -1},
+		"WATCHDOG_USEC=5\nWATCHDOG_USEC=":    {WatchdogInterval: 5 * time.Microsecond},
+		"WATCHDOG_USEC=18446744073709551615": {WatchdogInterval: math.MaxInt64},
+		"WATCHDOG_USEC=-5":                   {},
+		"BARRIER=1":                          {},
+		"READY=1\nREADY=0":                   {Ready: true},
+		"RELOADING=1\x00\nX=\n":              {},
 	} {
 		got, fdstore := parse(text)
 		if got != want || fdstore {
@@ -92,7 +99,8 @@ func TestMessages(t *testing.T) {
 // FuzzMessage: no datagram makes the parser fall, or gets anything through that
 // would do harm where it is shown.
 func FuzzMessage(f *testing.F) {
-	for _, s := range []string{"READY=1\nSTATUS=ok", "STATUS=\x1b]0;x\a", "EXTEND_TIMEOUT_USEC=99999999999999999999", "=\n==\n\x00"} {
+	for _, s := range []string{"READY=1\nSTATUS=ok", "STATUS=\x1b]0;x\a", "EXTEND_TIMEOUT_USEC=99999999999999999999", "WATCHDOG=trigger", "WATCHDOG=1\nWATCHDOG_USEC=0",
+		"WATCHDOG_USEC=18446744073709551615", "=\n==\n\x00"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
@@ -105,6 +113,9 @@ func FuzzMessage(f *testing.F) {
 		}
 		if m.ExtendTimeout < 0 {
 			t.Errorf("extend by %v", m.ExtendTimeout)
+		}
+		if m.WatchdogInterval < -1 {
+			t.Errorf("heard of every %v", m.WatchdogInterval)
 		}
 	})
 }

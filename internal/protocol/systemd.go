@@ -1,12 +1,19 @@
 package protocol
 
-// KindSystemd is what systemd gives a service: sd_listen_fds(3) and sd_notify(3).
+import (
+	"strconv"
+	"time"
+)
+
+// KindSystemd is what systemd gives a service: sd_listen_fds(3), sd_notify(3) and
+// sd_watchdog_enabled(3).
 const KindSystemd Kind = "systemd"
 
 // systemd is that for one worker.
 type systemd struct {
-	sockets []Socket
-	notify  *Notify
+	sockets  []Socket
+	notify   *Notify
+	watchdog time.Duration
 }
 
 func openSystemd(_ *Hub, c *Choice, w *Worker) (channel, error) {
@@ -19,16 +26,30 @@ func openSystemd(_ *Hub, c *Choice, w *Worker) (channel, error) {
 	if err != nil {
 		return nil, err
 	}
+	s := &systemd{w.Sockets, n, w.Watchdog}
 	if c.speaks(KindTableflip) {
-		return &systemd{nil, n}, nil // its sockets are not where LISTEN_FDS begins
+		s.sockets = nil // they are not where LISTEN_FDS begins
 	}
-	return &systemd{w.Sockets, n}, nil
+	return s, nil
 }
 
 func (s *systemd) files() []int { return nil }
 
 func (s *systemd) env(int, int) []string {
-	return append(Systemd(s.sockets), s.notify.Env())
+	return append(append(Systemd(s.sockets), s.notify.Env()), watchdog(s.watchdog)...)
+}
+
+// watchdog returns the variables of sd_watchdog_enabled(3); none for 0. As with
+// LISTEN_PID, internal/process puts the pid in: a child of the worker's that inherits
+// the variables is not to answer for it.
+func watchdog(interval time.Duration) []string {
+	if interval <= 0 {
+		return nil
+	}
+	return []string{
+		"WATCHDOG_USEC=" + strconv.FormatInt(max(interval.Microseconds(), 1), 10), // 0 would be none
+		"WATCHDOG_PID=self",
+	}
 }
 
 func (s *systemd) started() {}
