@@ -35,13 +35,26 @@ type Plan struct {
 	Note          string         // what will not work with this command, for the log; or ""
 	Listeners     []ListenerPlan // in the order in which a worker sees them
 	Ready         health.Mode
-	ReadyDelay    time.Duration // for health.Delay
-	Probe         *Probe        // nil: none, and Ready is none of those by a probe
-	HandshakeWait time.Duration // longest wait for handshakes half open at a switch
-	DrainSignal   syscall.Signal
+	ReadyDelay    time.Duration    // for health.Delay
+	Probe         *Probe           // nil: none, and Ready is none of those by a probe
+	HandshakeWait time.Duration    // longest wait for handshakes half open at a switch
+	DrainSignals  []syscall.Signal // at least one; the times of the further ones are Policy.Ladder
+	Quiesce       syscall.Signal   // sent when new connections stop; 0: none
+	StayCodes     []int            // exit codes after which a worker is left stopped
+	Live          Live
 	Protocols     protocol.Settings
 	Stdin         string // name of the listener that is the worker's standard input; "": none
 	Policy        machine.Policy
+}
+
+// Live is how it is found out that a worker which was ready does not serve any more.
+type Live struct {
+	Probe    *Probe        // asked of each worker in isolation; nil: none
+	Watchdog time.Duration // how long a worker that has begun to send WATCHDOG=1 may be silent; 0: for ever
+	Stuck    time.Duration // how long it may leave a connection of the launcher's unaccepted; 0: for ever
+	Replace  bool          // one that is stuck is replaced, not only reported
+	Memory   uint64        // bytes beyond which a worker, with its children, is replaced; 0: no limit
+	MaxAge   time.Duration // after which a worker is replaced, up to a tenth later; 0: never
 }
 
 // ListenerPlan is one configured address. Its identity across generations is
@@ -104,6 +117,7 @@ type Supervisor struct {
 	inbox     []machine.Event // what a step in progress has led to
 	stepping  bool
 	gens      map[machine.Generation]*generation
+	releases  map[machine.Generation]*release // by who resolved them
 	workers   map[machine.Worker]*worker
 	listeners map[string]*listener // by the address as asked for
 	slots     map[machine.Slot]machine.Generation
@@ -114,6 +128,10 @@ type Supervisor struct {
 	verdicts  map[machine.Request]func(Verdict)
 	preparing machine.Generation // whose Prepare is not answered; 0: none
 	lastReq   machine.Request
+	scaled    scaled
+	began     time.Time
+	sampling  bool   // somebody looks at what workers use
+	restarts  int    // how many workers were started in the place of others
 	verdict   string // the last one, in words
 	stopping  bool
 	halted    bool
@@ -130,11 +148,12 @@ func New(o Options) *Supervisor {
 	}
 	extra := newExtras(o.Log)
 	return &Supervisor{
-		opts: o, log: o.Log, extra: extra,
+		opts: o, log: o.Log, extra: extra, began: time.Now(),
 		hub:       protocol.NewHub(protocol.HubOptions{Listen: extra.listen, Log: o.Log}),
 		calls:     make(chan func()), // unbuffered: what was taken is done
 		done:      make(chan struct{}),
 		gens:      make(map[machine.Generation]*generation),
+		releases:  make(map[machine.Generation]*release),
 		workers:   make(map[machine.Worker]*worker),
 		listeners: make(map[string]*listener),
 		slots:     make(map[machine.Slot]machine.Generation),
@@ -174,6 +193,7 @@ func (s *Supervisor) Run(ctx context.Context) error {
 			f()
 		case <-tick.C:
 			s.maintain()
+			s.lookAfter()
 		case <-ended:
 			ended = nil
 			s.end()
@@ -295,9 +315,11 @@ func (s *Supervisor) step(e machine.Event) {
 func (s *Supervisor) do(a machine.Action) {
 	switch a := a.(type) {
 	case machine.Prepare:
-		s.prepare(a.Gen)
+		s.prepare(a.Gen, a.From)
 	case machine.Forget:
 		s.forget(a.Gen)
+	case machine.Discard:
+		s.discard(a.Gen)
 	case machine.Start:
 		s.start(a)
 	case machine.Probe:
@@ -310,8 +332,10 @@ func (s *Supervisor) do(a machine.Action) {
 		s.watch(a.Slot, a.Orphan)
 	case machine.WatchIdle:
 		s.watchIdle(s.workers[a.Worker])
+	case machine.Quiesce:
+		s.quiesce(s.workers[a.Worker])
 	case machine.Signal:
-		s.signal(s.workers[a.Worker])
+		s.signal(s.workers[a.Worker], a.Rung)
 	case machine.Kill:
 		s.kill(s.workers[a.Worker])
 	case machine.SetTimer:

@@ -54,7 +54,7 @@ func start(t *testing.T, behaviours ...string) *engine {
 			{Address: socket.Address{Network: "tcp", Host: "127.0.0.1"}, Options: socket.Options{Name: "web", UID: -1, GID: -1}},
 			{Address: socket.Address{Network: "unix", Path: filepath.Join(dir, "s")}, Options: socket.Options{Name: "file", UID: -1, GID: -1}},
 		},
-		Ready: health.Auto, DrainSignal: syscall.SIGTERM, HandshakeWait: 3 * time.Second,
+		Ready: health.Auto, DrainSignals: []syscall.Signal{syscall.SIGTERM}, HandshakeWait: 3 * time.Second,
 		Policy: machine.Policy{Workers: 1, ReadyTimeout: 10 * time.Second, DrainTimeout: 10 * time.Second,
 			MaxDraining: 8, BackoffMin: 10 * time.Millisecond, BackoffMax: time.Second, ResetAfter: 10 * time.Second},
 	}}

@@ -2,7 +2,6 @@ package handoff
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -36,6 +35,7 @@ func (w *worker) pid() int {
 // phases are the notes that move a generation on.
 var phases = map[machine.NoteKind]machine.Phase{
 	machine.NoteStarting:   machine.Starting,
+	machine.NoteCanary:     machine.Canary,
 	machine.NoteServing:    machine.Serving,
 	machine.NoteStandby:    machine.Standby,
 	machine.NoteRolledBack: machine.Draining,
@@ -46,7 +46,7 @@ var phases = map[machine.NoteKind]machine.Phase{
 func (s *Supervisor) note(n machine.Note) {
 	e := event.Event{
 		Kind: event.Kind(n.Kind), Generation: int(n.Gen), Worker: int(n.Worker),
-		Slot: int(n.Slot), Reason: n.Reason, Delay: n.Delay,
+		Slot: int(n.Slot), Reason: n.Reason, Delay: n.Delay, Weight: n.Weight,
 	}
 	if w := s.workers[n.Worker]; w != nil {
 		e.PID = w.pid()
@@ -63,6 +63,8 @@ func (s *Supervisor) note(n machine.Note) {
 	case machine.NoteServing:
 		g.served = true
 		s.applyOptions(g)
+	case machine.NoteRestarting, machine.NoteReplacing:
+		s.restarts++
 	case machine.NoteLate, machine.NoteLeft:
 		e.Kind = event.Finding
 	}
@@ -103,7 +105,7 @@ func (s *Supervisor) words(n machine.Note, g *generation) string {
 	gen := fmt.Sprintf("generation %d", n.Gen)
 	switch n.Kind {
 	case machine.NoteStarting:
-		return gen + " starts " + g.release.Path() + " (" + spoken(g.choice) + ")"
+		return gen + " starts " + g.program.Path() + " (" + spoken(g.choice) + ")"
 	case machine.NoteServing:
 		return gen + " serves" + because(n.Reason)
 	case machine.NoteStandby:
@@ -131,6 +133,36 @@ func (s *Supervisor) words(n machine.Note, g *generation) string {
 		return "a worker of " + gen + " ended: " + n.Reason
 	case machine.NoteStopping:
 		return "stopping"
+	}
+	return s.moreWords(n, gen)
+}
+
+// moreWords is words for what happens to a generation that serves or is about to.
+func (s *Supervisor) moreWords(n machine.Note, gen string) string {
+	switch n.Kind {
+	case machine.NoteCanary:
+		switch {
+		case n.Weight == 0:
+			return gen + " takes over worker by worker"
+		case n.Delay == 0:
+			return fmt.Sprintf("%s gets %d %% of new connections until it is promoted", gen, n.Weight)
+		}
+		return fmt.Sprintf("%s gets %d %% of new connections for %v", gen, n.Weight, n.Delay)
+	case machine.NoteReverting:
+		return gen + " is to be a release that served before" + because(n.Reason)
+	case machine.NoteReplacing:
+		if n.Delay > 0 {
+			return fmt.Sprintf("a worker of %s is replaced: %s; its successor starts in %v", gen, n.Reason, n.Delay)
+		}
+		return fmt.Sprintf("a worker of %s is replaced: %s", gen, n.Reason)
+	case machine.NoteUnhealthy:
+		return fmt.Sprintf("a worker of %s does not serve as it should: %s", gen, n.Reason)
+	case machine.NoteScaled:
+		return fmt.Sprintf("%s is to have %d workers", gen, n.Workers)
+	case machine.NoteLooping:
+		return "a worker of " + gen + " is lost again and again"
+	case machine.NoteLeftStopped:
+		return fmt.Sprintf("a worker of %s ended: %s; it is left stopped", gen, n.Reason)
 	}
 	return string(n.Kind)
 }
@@ -221,41 +253,4 @@ func signalName(sig syscall.Signal) string {
 		return n
 	}
 	return sig.String()
-}
-
-func (s *Supervisor) report() *event.Report {
-	r := &event.Report{Name: s.opts.Name, PID: syscall.Getpid(), Stopping: s.stopping, Verdict: s.verdict}
-	for _, l := range s.listeners {
-		r.Listeners = append(r.Listeners, event.Listener{
-			Name: l.Name(), Address: l.Address().String(), Mode: string(l.Mode()), Reason: l.Reason(),
-		})
-	}
-	slices.SortFunc(r.Listeners, func(a, b event.Listener) int { return strings.Compare(a.Name, b.Name) })
-	for _, g := range s.newestFirst() {
-		eg := event.Generation{Number: int(g.number), Phase: string(g.phase), Path: g.release.Path()}
-		for _, w := range s.workers {
-			if w.gen != g.number {
-				continue
-			}
-			eg.Workers = append(eg.Workers, event.Worker{
-				Serial: int(w.id), Index: w.index, Slot: int(w.slot), State: w.state(),
-				PID: w.pid(), Started: w.started, Status: w.status,
-			})
-		}
-		slices.SortFunc(eg.Workers, func(a, b event.Worker) int { return a.Serial - b.Serial })
-		r.Generations = append(r.Generations, eg)
-	}
-	return r
-}
-
-func (w *worker) state() string {
-	switch {
-	case w.killed:
-		return string(machine.Killed)
-	case w.drain:
-		return string(machine.Signalled)
-	case w.ready:
-		return string(machine.Ready)
-	}
-	return string(machine.Coming)
 }

@@ -14,16 +14,22 @@ import (
 
 // generation is one start of a release, with all that it holds.
 type generation struct {
-	number    machine.Generation
-	plan      *Plan
-	release   *process.Release
-	choice    *protocol.Choice
+	number machine.Generation
+	*release
 	listeners []*listener // in the plan's order
 	phase     machine.Phase
 	served    bool     // it came to serve once
 	saysReady bool     // one of its workers has sent its ready message
 	tail      []string // the last lines of the worker that made it fail
 	hint      string   // what is known about why that one failed
+}
+
+// release is what a generation runs, held open for as long as it may be run again.
+type release struct {
+	number  machine.Generation // that resolved it
+	plan    *Plan
+	program *process.Release
+	choice  *protocol.Choice
 }
 
 // listener is a socket.Listener and who needs it.
@@ -39,16 +45,18 @@ type listener struct {
 
 // prepared is what came of preparing a generation.
 type prepared struct {
-	plan    *Plan
-	release *process.Release
-	choice  *protocol.Choice
-	opened  map[string]*listener
-	err     error
+	*release
+	again  bool   // the release is one that was kept
+	note   string // what of a kept release cannot be restored
+	opened map[string]*listener
+	err    error
 }
 
-// prepare resolves a generation in a goroutine. Until it is done the generation
+// prepare resolves a generation in a goroutine: from the configuration, or from the
+// release that the generation from had resolved. Until it is done the generation
 // keeps every listener there is from being closed, since it may want it.
-func (s *Supervisor) prepare(n machine.Generation) {
+func (s *Supervisor) prepare(n, from machine.Generation) {
+	kept := s.releases[from]
 	known := make(map[string]bool, len(s.listeners))
 	for key, l := range s.listeners {
 		l.users[n] = true
@@ -58,7 +66,7 @@ func (s *Supervisor) prepare(n machine.Generation) {
 	// Ends with Load and Listen. Run does not wait for it: a file system that
 	// hangs must not keep the launcher from ending.
 	go func() {
-		p := s.resolve(n, known)
+		p := s.resolve(n, kept, known)
 		select {
 		case s.calls <- func() { s.prepared(n, p) }:
 		case <-s.done:
@@ -77,15 +85,11 @@ func (s *Supervisor) giveUpPreparing() {
 	}
 }
 
-func (s *Supervisor) resolve(n machine.Generation, known map[string]bool) (p prepared) {
+func (s *Supervisor) resolve(n machine.Generation, kept *release, known map[string]bool) (p prepared) {
 	p.opened = make(map[string]*listener)
-	if p.plan, p.err = s.opts.Load(); p.err != nil {
-		return p
-	}
-	if p.release, p.err = process.Resolve(p.plan.Command); p.err != nil {
-		return p
-	}
-	if p.choice, p.err = Speak(p.plan, p.release); p.err != nil {
+	if kept != nil {
+		p.release, p.again = kept, true
+	} else if p.release, p.err = s.resolveFresh(n); p.err != nil {
 		return p
 	}
 	for _, lp := range p.plan.Listeners {
@@ -103,13 +107,31 @@ func (s *Supervisor) resolve(n machine.Generation, known map[string]bool) (p pre
 	return p
 }
 
+// resolveFresh resolves what is configured now.
+func (s *Supervisor) resolveFresh(n machine.Generation) (*release, error) {
+	plan, err := s.opts.Load()
+	if err != nil {
+		return nil, err
+	}
+	program, err := process.Resolve(plan.Command)
+	if err != nil {
+		return nil, err
+	}
+	choice, err := Speak(plan, program)
+	if err != nil {
+		_ = program.Close() // only read from
+		return nil, err
+	}
+	return &release{number: n, plan: plan, program: program, choice: choice}, nil
+}
+
 // discard undoes what preparing did; safe whatever was reached.
 func (p prepared) discard() {
 	for _, l := range p.opened {
 		_ = l.Close() // nobody was told of it
 	}
-	if p.release != nil {
-		_ = p.release.Close() // only read from
+	if p.release != nil && !p.again {
+		_ = p.program.Close() // only read from
 	}
 }
 
@@ -129,7 +151,8 @@ func (s *Supervisor) prepared(n machine.Generation, p prepared) {
 		s.listeners[key] = l
 		s.opened(l)
 	}
-	g := &generation{number: n, plan: p.plan, release: p.release, choice: p.choice, phase: machine.Starting}
+	s.releases[p.release.number] = p.release
+	g := &generation{number: n, release: p.release, phase: machine.Starting}
 	for _, lp := range p.plan.Listeners {
 		l := s.listeners[lp.Address.String()]
 		g.listeners = append(g.listeners, l)
@@ -137,8 +160,10 @@ func (s *Supervisor) prepared(n machine.Generation, p prepared) {
 			s.finding(l, "steering changes only when the listener is opened anew: restart to apply it")
 		}
 	}
-	if p.plan.Note != "" {
-		s.log.Warn(p.plan.Note, "generation", int(n))
+	for _, note := range []string{p.plan.Note, p.note} {
+		if note != "" {
+			s.log.Warn(note, "generation", int(n))
+		}
 	}
 	s.gens[n] = g
 	others := false
@@ -152,7 +177,9 @@ func (s *Supervisor) prepared(n machine.Generation, p prepared) {
 		}
 	}
 	s.closeUnused()
-	s.step(machine.Prepared{Gen: n, Policy: p.plan.Policy})
+	policy := p.plan.Policy
+	policy.Workers = s.scaled.workers(policy.Workers)
+	s.step(machine.Prepared{Gen: n, Policy: policy})
 }
 
 func (s *Supervisor) opened(l *listener) {
@@ -171,12 +198,17 @@ func (s *Supervisor) opened(l *listener) {
 // forget lets go of a generation of which nothing is left, and of listeners
 // that only it had.
 func (s *Supervisor) forget(n machine.Generation) {
-	if g := s.gens[n]; g != nil {
-		_ = g.release.Close() // only read from
-		delete(s.gens, n)
-	}
+	delete(s.gens, n)
 	s.disuse(n)
 	s.inherit()
+}
+
+// discard lets go of a release that nobody runs, nor will.
+func (s *Supervisor) discard(n machine.Generation) {
+	if r := s.releases[n]; r != nil {
+		_ = r.program.Close() // only read from
+		delete(s.releases, n)
+	}
 }
 
 func (s *Supervisor) disuse(n machine.Generation) {
@@ -212,8 +244,8 @@ func (s *Supervisor) closeAll() {
 	for _, key := range slices.Sorted(maps.Keys(s.listeners)) {
 		s.close(s.listeners[key])
 	}
-	for _, g := range s.gens {
-		_ = g.release.Close() // only read from
+	for _, r := range s.releases {
+		_ = r.program.Close() // only read from
 	}
 	if err := s.hub.Close(); err != nil {
 		s.log.Warn("what protocols put on disk is left", "error", err)

@@ -31,7 +31,7 @@ type Probe struct {
 func (s *Supervisor) awaitProbe(g *generation, w *worker) {
 	p := g.plan.Probe.Probe
 	p.Failures = 0
-	target := s.target(g, w)
+	target := s.target(g, w, g.plan.Probe)
 	target.Tried = w.lastTry.set
 	s.spawn(func() { // ends with the worker, or when it has passed
 		if p.Until(w.ctx, target) == nil {
@@ -48,7 +48,7 @@ func (s *Supervisor) probe(w *worker) {
 		return prove(ctx, provable(g.listeners), w)
 	}
 	if p := g.plan.Probe; p != nil {
-		target := s.target(g, w)
+		target := s.target(g, w, p)
 		ask = func(ctx context.Context) error { return p.Until(ctx, target) }
 	}
 	s.spawn(func() { // ends with the worker, or the time to be ready
@@ -63,8 +63,8 @@ func (s *Supervisor) probe(w *worker) {
 }
 
 // target is how a probe reaches the worker, and nobody else.
-func (s *Supervisor) target(g *generation, w *worker) health.Target {
-	l := probed(g)
+func (s *Supervisor) target(g *generation, w *worker, probe *Probe) health.Target {
+	l := probed(g, probe)
 	if l == nil {
 		return health.Target{Run: s.runProbe(g, w, nil)}
 	}
@@ -79,10 +79,10 @@ func (s *Supervisor) target(g *generation, w *worker) health.Target {
 	}
 }
 
-// probed is the listener that the plan's probe asks; nil when there is none.
-func probed(g *generation) *listener {
+// probed is the listener that a probe asks; nil when there is none.
+func probed(g *generation, probe *Probe) *listener {
 	for _, l := range provable(g.listeners) {
-		if name := g.plan.Probe.Listener; name == "" || name == l.Name() {
+		if name := probe.Listener; name == "" || name == l.Name() {
 			return l
 		}
 	}

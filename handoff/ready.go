@@ -123,6 +123,7 @@ func (s *Supervisor) sign(w *worker, sign health.Sign, words string) {
 		Kind: event.Ready, Reason: words,
 		Message: fmt.Sprintf("pid %d of generation %d is ready: %s", w.pid(), w.gen, words),
 	}))
+	s.keepAlive(w)
 	s.step(machine.BecameReady{Worker: w.id})
 }
 
@@ -147,6 +148,12 @@ func (s *Supervisor) message(w *worker, m protocol.Message) {
 	}
 	if m.ExtendTimeout > 0 {
 		s.step(machine.Extended{Worker: w.id, By: m.ExtendTimeout})
+	}
+	if m.Watchdog {
+		w.alive.ping(m.WatchdogInterval)
+	}
+	if m.Trigger && w.ready && !w.drain {
+		s.step(machine.Unhealthy{Worker: w.id, Reason: "it said so (WATCHDOG=trigger)"})
 	}
 	if m.Ready {
 		s.gens[w.gen].saysReady = true

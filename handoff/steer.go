@@ -141,7 +141,7 @@ func (s *Supervisor) watch(slot machine.Slot, orphan bool) {
 		})
 	}
 	if orphan && g != nil {
-		o.evict = &eviction{signal: g.plan.DrainSignal, patience: g.plan.Policy.DrainTimeout, on: s.occupants, before: s.occupants.workers(slot),
+		o.evict = &eviction{signal: g.plan.DrainSignals[0], patience: g.plan.Policy.DrainTimeout, on: s.occupants, before: s.occupants.workers(slot),
 			say: func(what string) { s.post(func() { s.leftBehind(slot, what) }) }}
 	}
 	s.spawn(func() { o.look(ctx) }) // ends with ctx, or when quiet

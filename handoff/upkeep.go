@@ -22,6 +22,9 @@ func (s *Supervisor) maintain() {
 	for _, l := range stale {
 		s.complain(l, "steer", failed[l])
 	}
+	if len(stale) > 0 && len(failed) == 0 {
+		s.step(machine.Steered{}) // at last
+	}
 	for _, w := range s.workers {
 		if w.ready && !w.drain && !w.killed && !w.ended() {
 			s.checkHeld(w)

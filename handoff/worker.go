@@ -44,6 +44,7 @@ type worker struct {
 	running   bool                 // launched has been told; proc may be used
 	drain     bool                 // the drain signal is due, or was sent
 	killed    bool                 // KILL is due, or was sent
+	alive     alive
 }
 
 // start gives a worker its sockets, channel and output, and executes it in a
@@ -95,14 +96,14 @@ func (s *Supervisor) saysReady(g *generation) bool {
 
 // sameProgram says whether what one generation does is to be expected of the other.
 func sameProgram(a, b *generation) bool {
-	return a.release.Path() == b.release.Path() && slices.Equal(a.release.Args(), b.release.Args())
+	return a.program.Path() == b.program.Path() && slices.Equal(a.program.Args(), b.program.Args())
 }
 
 // spec collects what the worker inherits.
 func (s *Supervisor) spec(g *generation, w *worker) (process.Spec, error) {
 	// Nothing to read: the launcher's own standard input may be a terminal, which
 	// a process group in the background cannot read.
-	spec := process.Spec{Release: g.release, Stdin: -1}
+	spec := process.Spec{Release: g.program, Stdin: -1}
 	var socks []protocol.Socket
 	for i, l := range g.listeners {
 		if err := s.reserve(l, w); err != nil {
@@ -120,7 +121,7 @@ func (s *Supervisor) spec(g *generation, w *worker) (process.Spec, error) {
 			spec.Stdin = fd
 		}
 	}
-	args, env, err := expand(g.choice, g.release, socks)
+	args, env, err := expand(g.choice, g.program, socks)
 	if err != nil {
 		return spec, err
 	}
@@ -131,8 +132,9 @@ func (s *Supervisor) spec(g *generation, w *worker) (process.Spec, error) {
 	spec.Stdout, spec.Stderr = w.out.Stdout(), w.out.Stderr()
 	w.link, err = s.hub.Open(g.choice, &protocol.Worker{
 		Generation: int(w.gen), Index: max(w.index, 0), Sockets: socks, Base: env, Member: w.member,
-		On:  func(m protocol.Message) { s.post(func() { s.message(w, m) }) },
-		Log: s.log.With("generation", int(w.gen)),
+		Watchdog: g.plan.Live.Watchdog,
+		On:       func(m protocol.Message) { s.post(func() { s.message(w, m) }) },
+		Log:      s.log.With("generation", int(w.gen)),
 	})
 	if err != nil {
 		return spec, err
@@ -279,8 +281,10 @@ func (s *Supervisor) gone(w *worker) {
 		g.tail = w.out.Tail()
 		g.hint = s.inTheWay(g, g.tail)
 	}
+	status := w.proc.Status()
 	s.release(w)
-	s.step(machine.Exited{Worker: w.id, Reason: reason})
+	stay := status.Signal == 0 && slices.Contains(g.plan.StayCodes, status.Code)
+	s.step(machine.Exited{Worker: w.id, Reason: reason, Stay: stay})
 }
 
 // release frees what the launcher held for the worker.
@@ -299,10 +303,23 @@ func (s *Supervisor) release(w *worker) {
 	s.occupants.leave(w.slot, w.id)
 }
 
-func (s *Supervisor) signal(w *worker) {
+// quiesce tells a worker that it gets no new connections any more.
+func (s *Supervisor) quiesce(w *worker) {
+	if w.running && !w.ended() {
+		s.send(w, s.gens[w.gen].plan.Quiesce)
+	}
+}
+
+// signal sends a drain signal: the first one, or a further one of the ladder.
+func (s *Supervisor) signal(w *worker, rung int) {
 	w.drain = true
-	if w.running { // else launched does it
+	w.alive.stop()
+	switch {
+	case !w.running: // launched does it
+	case rung == 0:
 		s.askToEnd(w)
+	case !w.ended():
+		s.send(w, s.gens[w.gen].plan.DrainSignals[rung])
 	}
 }
 
@@ -353,14 +370,16 @@ func patience(drainTimeout time.Duration) time.Duration {
 // the signal: it may have a log to flush or a database to leave.
 const farewell = time.Second
 
-func (s *Supervisor) sendDrainSignal(w *worker) {
-	sig := s.gens[w.gen].plan.DrainSignal
+func (s *Supervisor) sendDrainSignal(w *worker) { s.send(w, s.gens[w.gen].plan.DrainSignals[0]) }
+
+func (s *Supervisor) send(w *worker, sig syscall.Signal) {
 	_ = w.proc.Signal(sig) // gone already: exited tells
 	s.emit(s.of(w, event.Event{Kind: event.Signalled, Message: fmt.Sprintf("sent %s to pid %d of generation %d", signalName(sig), w.proc.PID(), w.gen)}))
 }
 
 func (s *Supervisor) kill(w *worker) {
 	w.killed = true
+	w.alive.stop()
 	if !w.running {
 		w.cancel() // a start that waits for its executable gives up
 		return     // launched kills what was started all the same

@@ -21,6 +21,7 @@ const (
 	Started        Kind = "started"      // a worker's target was executed: PID
 	Ready          Kind = "ready"        // a worker is ready: Reason says by what
 	Serving        Kind = "serving"      // a generation receives new connections from this instant
+	Left           Kind = "left"         // a worker that drains has Connections left
 	Standby        Kind = "standby"      // a generation stands by during the bake
 	RolledBack     Kind = "rolledback"   // a newcomer failed: Reason, Tail
 	Draining       Kind = "draining"     // a generation receives nothing new
@@ -61,18 +62,34 @@ type Event struct {
 	Reason     string        `json:"reason,omitempty"`
 	Delay      time.Duration `json:"delay,omitempty"`  // nanoseconds
 	Weight     int           `json:"weight,omitempty"` // percent of new connections, of a canary
-	Tail       []string      `json:"tail,omitempty"`   // the last lines that a failed worker printed
+	// Connections that a worker has which drains.
+	Connections int      `json:"connections,omitempty"`
+	Tail        []string `json:"tail,omitempty"` // the last lines that a failed worker printed
 }
 
 // Report is the present state of one launcher.
 type Report struct {
 	Name        string       `json:"name"`
 	PID         int          `json:"pid"`
+	Started     time.Time    `json:"started"`
+	State       string       `json:"state"` // one of the States
 	Stopping    bool         `json:"stopping,omitempty"`
+	Restarts    int          `json:"restarts"` // workers started in the place of others, since the launcher started
 	Listeners   []Listener   `json:"listeners"`
-	Generations []Generation `json:"generations"`
-	Verdict     string       `json:"verdict,omitempty"` // of the last reload
+	Generations []Generation `json:"generations"`        // the newest first
+	Releases    []Release    `json:"releases,omitempty"` // that a rollback can go back to, in the order in which it would
+	Verdict     string       `json:"verdict,omitempty"`  // of the last reload
 }
+
+// The states of an application, as its users meet it.
+const (
+	StateStarting  = "starting"   // nothing serves yet
+	StateServing   = "serving"    // a worker that is ready receives new connections
+	StateWaiting   = "waiting"    // new connections wait: no worker is ready, one is about to be
+	StateCrashLoop = "crash-loop" // a worker is lost again and again
+	StateStopped   = "stopped"    // every worker has ended in a way after which it is left stopped
+	StateStopping  = "stopping"   // the launcher ends
+)
 
 // Listener is one configured address.
 type Listener struct {
@@ -84,22 +101,50 @@ type Listener struct {
 
 // Generation is one start of a release.
 type Generation struct {
-	Number  int      `json:"number"`
-	Phase   string   `json:"phase"`
-	Path    string   `json:"path,omitempty"` // the executable
-	Workers []Worker `json:"workers"`
+	Number    int         `json:"number"`
+	Phase     string      `json:"phase"`               // "preparing", "starting", "canary", "serving", "standby", "draining"
+	Release   int         `json:"release"`             // the generation that resolved what it runs: its own, or one that served before
+	Path      string      `json:"path,omitempty"`      // the executable
+	Directory string      `json:"directory,omitempty"` // resolved
+	Wanted    int         `json:"wanted"`              // workers it is to have
+	Looping   bool        `json:"looping,omitempty"`   // a worker is lost again and again
+	Stopped   []int       `json:"stopped,omitempty"`   // indexes of workers that were left stopped
+	Canary    *CanaryStep `json:"canary,omitempty"`
+	Workers   []Worker    `json:"workers"`
+}
+
+// CanaryStep is the share that a generation has which does not serve yet. Steps is 0
+// when it takes over worker by worker.
+type CanaryStep struct {
+	Step   int  `json:"step"` // from 1
+	Steps  int  `json:"steps"`
+	Weight int  `json:"weight"`           // percent of new connections
+	Paused bool `json:"paused,omitempty"` // until it is promoted
+}
+
+// Release is one that ran well and is kept.
+type Release struct {
+	Generation int    `json:"generation"` // that resolved it
+	Path       string `json:"path"`       // the executable
+	Directory  string `json:"directory"`  // resolved
 }
 
 // Worker is one process of a generation.
 type Worker struct {
-	Serial   int       `json:"serial"`
-	Index    int       `json:"index"`
-	Slot     int       `json:"slot"`
-	State    string    `json:"state"`
-	PID      int       `json:"pid,omitempty"`
-	Started  time.Time `json:"started,omitzero"`
-	Restarts int       `json:"restarts,omitempty"` // since it was last up for reset_after
-	Status   string    `json:"status,omitempty"`   // in its own words
+	Serial      int           `json:"serial"`
+	Index       int           `json:"index"`
+	Slot        int           `json:"slot"` // -1: none any more
+	Role        string        `json:"role"` // "member", or "emptier": it serves only what a slot without a worker still holds
+	State       string        `json:"state"`
+	Weight      float64       `json:"weight"` // percent of new connections
+	PID         int           `json:"pid,omitempty"`
+	Started     time.Time     `json:"started,omitzero"`
+	Restarts    int           `json:"restarts,omitempty"`    // of its index, since it was last up for reset_after
+	Memory      uint64        `json:"memory,omitempty"`      // bytes, with its children
+	CPU         time.Duration `json:"cpu,omitempty"`         // nanoseconds of user and system time, with its children
+	Connections *int          `json:"connections,omitempty"` // that it has left, while it drains
+	Stuck       bool          `json:"stuck,omitempty"`       // it leaves connections unaccepted
+	Status      string        `json:"status,omitempty"`      // in its own words
 }
 
 // Verdict is the one answer to a reload or a rollback.

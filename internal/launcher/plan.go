@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"syscall"
+	"time"
 
 	"baton/handoff"
 	"baton/handoff/machine"
@@ -28,7 +30,9 @@ func plan(c *config.Config) (*handoff.Plan, error) {
 		Ready:         mode,
 		ReadyDelay:    c.Handoff.ReadyDelay,
 		HandshakeWait: c.Handoff.HandshakeWait,
-		DrainSignal:   c.Handoff.DrainSignal(),
+		DrainSignals:  drainSignals(c),
+		Quiesce:       c.Handoff.Quiesce(),
+		StayCodes:     c.Restart.StopExitCodes,
 		Protocols:     protocols(c),
 		Command:       command(c),
 		Stdin:         c.Command.Stdin,
@@ -37,7 +41,10 @@ func plan(c *config.Config) (*handoff.Plan, error) {
 	if err := unwrap(p, c); err != nil {
 		return nil, err
 	}
-	if p.Probe, err = probe(c); err != nil {
+	if p.Probe, err = probe("health.ready", c.Health.Ready); err != nil {
+		return nil, err
+	}
+	if p.Live, err = live(c); err != nil {
 		return nil, err
 	}
 	// A mode that is a probe has asked it by then.
@@ -57,28 +64,73 @@ func plan(c *config.Config) (*handoff.Plan, error) {
 
 func policy(c *config.Config) machine.Policy {
 	return machine.Policy{
-		Workers:      1,
+		Workers:      workers(c),
+		Rolling:      c.Handoff.Swap == config.SwapRolling,
+		Canary:       canary(c),
+		Sticky:       c.Handoff.CanaryBy == config.CanaryByClient,
 		ReadyTimeout: c.Handoff.ReadyTimeout,
 		Bake:         c.Handoff.Bake,
 		DrainDelay:   c.Handoff.DrainDelay,
 		DrainIdle:    c.Handoff.DrainIdle,
 		DrainTimeout: c.Handoff.DrainTimeout,
+		Ladder:       ladder(c),
+		Quiesce:      c.Handoff.Quiesce() != 0,
 		MaxDraining:  c.Handoff.MaxDraining,
 		BackoffMin:   c.Restart.BackoffMin,
 		BackoffMax:   c.Restart.BackoffMax,
 		ResetAfter:   c.Restart.ResetAfter,
+		RevertAfter:  c.Restart.RevertAfter,
 	}
 }
 
-// probe is that of [health.ready]; nil when there is none.
-func probe(c *config.Config) (*handoff.Probe, error) {
-	r := c.Health.Ready
+// workers is how many a generation has: at "max", one for each CPU that this process
+// may use now.
+func workers(c *config.Config) int {
+	if c.Handoff.Workers == 0 {
+		return process.CPUs()
+	}
+	return c.Handoff.Workers
+}
+
+func canary(c *config.Config) (steps []machine.Step) {
+	for _, s := range c.Handoff.Canary {
+		steps = append(steps, machine.Step{Weight: s.Weight, For: s.For})
+	}
+	return steps
+}
+
+func drainSignals(c *config.Config) (all []syscall.Signal) {
+	for _, rung := range c.Handoff.DrainLadder() {
+		all = append(all, rung.Signal)
+	}
+	return all
+}
+
+// ladder is when the signals behind the first one are sent.
+func ladder(c *config.Config) (after []time.Duration) {
+	for _, rung := range c.Handoff.DrainLadder()[1:] {
+		after = append(after, rung.After)
+	}
+	return after
+}
+
+func live(c *config.Config) (handoff.Live, error) {
+	h := c.Health.Live
+	probe, err := probe("health.live", h.Probe)
+	return handoff.Live{
+		Probe: probe, Watchdog: h.Watchdog, Stuck: h.StuckAfter, Replace: h.Stuck == config.StuckReplace,
+		Memory: uint64(c.Limits.Memory), MaxAge: c.Limits.MaxAge,
+	}, err
+}
+
+// probe is that of a section; nil when there is none.
+func probe(section string, r config.Probe) (*handoff.Probe, error) {
 	if r.Probe == "" {
 		return nil, nil
 	}
 	status, err := health.ParseStatus(r.Status)
 	if err != nil {
-		return nil, fmt.Errorf("health.ready.status: %w", err)
+		return nil, fmt.Errorf("%s.status: %w", section, err)
 	}
 	p := &handoff.Probe{Listener: r.Listener, Probe: health.Probe{
 		Kind: health.Kind(r.Probe), Method: r.Method, Path: r.Path, Host: r.Host, Header: r.Header,
@@ -86,7 +138,7 @@ func probe(c *config.Config) (*handoff.Probe, error) {
 		Interval: r.Interval, Timeout: r.Timeout, Successes: r.Successes, Failures: r.Failures,
 	}}
 	if err := p.Validate(); err != nil {
-		return nil, fmt.Errorf("health.ready: %w", err)
+		return nil, fmt.Errorf("%s: %w", section, err)
 	}
 	return p, nil
 }
@@ -212,19 +264,44 @@ func Check(c *config.Config) (Checked, error) {
 	if err != nil {
 		return done, err
 	}
-	if p.Probe != nil && len(p.Probe.Exec) > 0 {
-		probe := p.Command
-		probe.Exec = p.Probe.Exec
-		r, err := process.Resolve(probe)
-		if err != nil {
-			return done, fmt.Errorf("health.ready.exec: %w", err)
-		}
-		_ = r.Close() // only read from
+	if err := checkCommands(p, c); err != nil {
+		return done, err
 	}
 	for _, k := range choice.Kinds {
 		done.Protocols = append(done.Protocols, Protocol{Name: string(k), Why: choice.Why[k]})
 	}
 	return done, nil
+}
+
+// checkCommands tells which of the commands beside the program cannot be executed.
+func checkCommands(p *handoff.Plan, c *config.Config) error {
+	type command struct {
+		key  string
+		exec []string
+	}
+	all := []command{
+		{"hooks.ready", c.Hooks.Ready}, {"hooks.swap", c.Hooks.Swap}, {"hooks.rollback", c.Hooks.Rollback},
+		{"hooks.crash", c.Hooks.Crash}, {"hooks.stuck", c.Hooks.Stuck},
+	}
+	if p.Probe != nil {
+		all = append(all, command{"health.ready.exec", p.Probe.Exec})
+	}
+	if p.Live.Probe != nil {
+		all = append(all, command{"health.live.exec", p.Live.Probe.Exec})
+	}
+	for _, x := range all {
+		if len(x.exec) == 0 {
+			continue
+		}
+		as := p.Command
+		as.Exec = x.exec
+		r, err := process.Resolve(as)
+		if err != nil {
+			return fmt.Errorf("%s: %w", x.key, err)
+		}
+		_ = r.Close() // only read from
+	}
+	return nil
 }
 
 // Checked is what Check found to be right.

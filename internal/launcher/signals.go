@@ -19,6 +19,7 @@ type supervisor interface {
 	Reload(func(handoff.Verdict))
 	Stop()
 	End()
+	Scale(n int, relative bool, answer func(workers int, err error))
 	Signalled(pid int, sig syscall.Signal) bool
 }
 
@@ -194,6 +195,16 @@ func (s *signals) obey(done <-chan struct{}, engine supervisor, log *slog.Logger
 				} else {
 					engine.Stop()
 				}
+			case syscall.SIGTTIN, syscall.SIGTTOU:
+				by := 1
+				if c.Signal == syscall.SIGTTOU {
+					by = -1
+				}
+				engine.Scale(by, true, func(_ int, err error) {
+					if err != nil {
+						log.Warn("the number of workers stays", "signal", c.Signal.String(), "error", err)
+					}
+				})
 			default:
 				log.Warn("signal not acted on", "signal", c.Signal.String())
 			}
