@@ -16,6 +16,6 @@
 // imports it. Importing it does nothing: variables are read by the first call that
 // needs them, and unset then, so that no child process takes them for its own. It
 // never starts a process and never replaces one; that is the launcher's part. Where
-// there is no such launcher (any system but Linux), Listen opens, and Ready, Status
-// and Stopping do nothing.
+// there is no such launcher (any system but Linux), Listen opens, and Ready, Status,
+// Stopping and Watchdog do nothing.
 package worker

@@ -8,6 +8,7 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"baton/worker"
@@ -98,9 +99,28 @@ func ExampleStopping() {
 	// Output: <nil>
 }
 
-// A watchdog's sign of life.
+// More time to start, for a cache that takes long to warm.
 func ExampleNotify() {
-	fmt.Println(worker.Notify("WATCHDOG=1"))
+	fmt.Println(worker.Notify("EXTEND_TIMEOUT_USEC=30000000"))
+	// Output: <nil>
+}
+
+// A server that has locked itself up still runs, still accepts, and answers nothing. The
+// check takes what every request takes; while it waits, the launcher hears nothing, and
+// has the server replaced.
+func ExampleWatchdog() {
+	var mu sync.Mutex // of the server's own
+	go func() {
+		if err := worker.Watchdog(context.Background(), func() error {
+			mu.Lock()
+			defer mu.Unlock()
+			return nil
+		}); err != nil {
+			log.Print(err)
+		}
+	}()
+	// Started by hand, nobody watches.
+	fmt.Println(worker.Watchdog(context.Background(), nil))
 	// Output: <nil>
 }
 

@@ -37,8 +37,8 @@ func Status(text string) error {
 func Stopping() error { return Notify("STOPPING=1") }
 
 // Notify sends lines of KEY=VALUE, separated by line breaks, as one message to
-// NOTIFY_SOCKET, a path or an abstract name ("@..."): "WATCHDOG=1",
-// "EXTEND_TIMEOUT_USEC=5000000". sd_notify(3) lists them.
+// NOTIFY_SOCKET, a path or an abstract name ("@..."): "EXTEND_TIMEOUT_USEC=5000000",
+// "WATCHDOG=trigger". sd_notify(3) lists them; for WATCHDOG=1 there is [Watchdog].
 func Notify(state string) error {
 	address := manager()
 	if address == "" {

@@ -112,14 +112,15 @@ func process(t *testing.T, role string, env ...string) *child {
 }
 
 // with starts a child that inherits files from descriptor 3 on. A shell becomes it, so
-// that LISTEN_PID can be told before.
+// that LISTEN_PID can be told before, and WATCHDOG_PID where it is "mine".
 func with(t *testing.T, files []*os.File, role string, env ...string) *child {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &child{Cmd: exec.CommandContext(t.Context(), "sh", "-c", `LISTEN_PID=${LISTEN_PID-$$} exec "$0"`, self)}
+	c := &child{Cmd: exec.CommandContext(t.Context(), "sh", "-c",
+		`[ "$WATCHDOG_PID" != mine ] || WATCHDOG_PID=$$; LISTEN_PID=${LISTEN_PID-$$} exec "$0"`, self)}
 	c.Env = append(os.Environ(), roleVariable+"="+role, "GORACE=atexit_sleep_ms=10")
 	if files != nil {
 		c.Env = append(c.Env, fmt.Sprintf("LISTEN_FDS=%d", len(files)))

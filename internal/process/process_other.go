@@ -33,6 +33,9 @@ func (r *Release) Args() []string { return nil }
 // Env is empty here.
 func (r *Release) Env() []string { return nil }
 
+// Kept says that this system is not served.
+func (r *Release) Kept() (string, error) { return "", missing("exec") }
+
 // Open says that this system is not served.
 func (r *Release) Open() (io.ReadCloser, error) { return nil, missing("exec") }
 

@@ -19,7 +19,7 @@ const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 // executable and the directory are held open (O_PATH: without reading them,
 // without keeping anybody from writing them), so that every start of it runs the
 // same program in the same directory until Close, whatever lies at those paths by
-// then. What is written *into* that same file does change it.
+// then. What is written *into* that same file does change it, which Kept tells.
 //
 // The executable is run by its path as long as that is still the same inode, so
 // that the target and ps(1) see what they expect; and by its descriptor
@@ -42,6 +42,8 @@ type Release struct {
 
 	mu          sync.RWMutex // held for reading while a start passes the descriptors on
 	exeFD, wdFD int          // -1: closed, or none
+	was         content      // of the executable: when it first ran, and before that at Resolve
+	hasRun      bool
 }
 
 // Path is the executable's path as configured, absolute.
@@ -228,6 +230,7 @@ func (r *Release) hold(fd int, shown string) (err error) {
 		return fmt.Errorf("exec %s: %w", shown, err)
 	}
 	r.exeFD, r.path, r.real, r.dev, r.ino = fd, shown, real, uint64(st.Dev), st.Ino
+	r.was = contentOf(&st)
 	return nil
 }
 

@@ -49,6 +49,7 @@ func Start(ctx context.Context, s Spec) (*Process, error) {
 	if err := s.Release.verdict(said, p); err != nil {
 		return nil, err
 	}
+	s.Release.ran()
 	return p, nil
 }
 
