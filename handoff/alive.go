@@ -18,7 +18,7 @@ import (
 type alive struct {
 	end         context.CancelFunc // of its live probe; nil: none was begun
 	pinged      time.Time          // when it last sent WATCHDOG=1; zero: never
-	interval    time.Duration      // that it asked for itself; 0: the configured one
+	interval    time.Duration      // that it asked for itself; 0: the configured one; below 0: never
 	waits       int                // how many looks in a row found connections unaccepted
 	checked     bool               // somebody finds out whether it accepts
 	stuck       bool               // it does not
@@ -35,7 +35,7 @@ func (a *alive) stop() {
 
 func (a *alive) ping(interval time.Duration) {
 	a.pinged = time.Now()
-	if interval > 0 {
+	if interval != 0 {
 		a.interval = interval
 	}
 }
@@ -87,11 +87,11 @@ func (s *Supervisor) lookAfter() {
 		}
 		live := s.gens[w.gen].plan.Live
 		limit := live.Watchdog
-		if w.alive.interval > 0 {
+		if w.alive.interval != 0 {
 			limit = w.alive.interval
 		}
 		switch {
-		case live.Watchdog > 0 && !w.alive.pinged.IsZero() && now.Sub(w.alive.pinged) > limit:
+		case live.Watchdog > 0 && limit > 0 && !w.alive.pinged.IsZero() && now.Sub(w.alive.pinged) > limit:
 			s.unhealthy(w, fmt.Sprintf("it sent no WATCHDOG=1 for more than %v", limit))
 		case !w.alive.due.IsZero() && now.After(w.alive.due):
 			s.step(machine.Outgrown{Worker: w.id, Reason: fmt.Sprintf("it has run for %v", now.Sub(w.started).Round(time.Second))})

@@ -89,6 +89,9 @@ func (s *Supervisor) resolve(n machine.Generation, kept *release, known map[stri
 	p.opened = make(map[string]*listener)
 	if kept != nil {
 		p.release, p.again = kept, true
+		if p.note, p.err = kept.program.Kept(); p.err != nil {
+			return p
+		}
 	} else if p.release, p.err = s.resolveFresh(n); p.err != nil {
 		return p
 	}

@@ -149,7 +149,7 @@ func (s *Supervisor) message(w *worker, m protocol.Message) {
 	if m.ExtendTimeout > 0 {
 		s.step(machine.Extended{Worker: w.id, By: m.ExtendTimeout})
 	}
-	if m.Watchdog {
+	if m.Watchdog || m.WatchdogInterval != 0 {
 		w.alive.ping(m.WatchdogInterval)
 	}
 	if m.Trigger && w.ready && !w.drain {
