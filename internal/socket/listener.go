@@ -67,9 +67,21 @@ const (
 
 // Share is one slot's part of the new connections: Weight out of the sum of
 // all weights in the table. A weight is at least 1.
+//
+// In a table whose shares are all on one side, each connection is given to one of
+// them by chance (for udp by its flow: the sender's address and port). In a table with
+// two sides the client's address, and nothing else, decides for one of them, and
+// chance or flow among the shares of that side. Side 1 has the part of the
+// addresses that its weights are of all weights, and as that part grows from table
+// to table it keeps those it had. The part is of the sums: if a slot leaves the
+// table, the weights of the others must make up for it, or clients change sides.
+//
+// A unix socket's clients have no address: its shares take turns, whatever their
+// sides (see Listener.Unite).
 type Share struct {
 	Slot   int
 	Weight int
+	Side   int // 0 or 1
 }
 
 // Pending is what waits on a slot and no worker has taken yet, without what a

@@ -163,6 +163,9 @@ func checkTable(table []Share, exists func(slot int) bool) error {
 		if s.Weight < 1 {
 			return fmt.Errorf("slot %d: weight %d is less than 1", s.Slot, s.Weight)
 		}
+		if s.Side != 0 && s.Side != 1 {
+			return fmt.Errorf("slot %d: side %d is neither 0 nor 1", s.Slot, s.Side)
+		}
 	}
 	return nil
 }
