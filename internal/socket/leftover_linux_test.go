@@ -2,6 +2,7 @@ package socket
 
 import (
 	"context"
+	"errors"
 	"net"
 	"strconv"
 	"testing"
@@ -75,5 +76,28 @@ func TestReserveTakesBackARefuse(t *testing.T) {
 		client := dialed(t, l)
 		must(t, client.Close())
 		must(t, l.Close())
+	}
+}
+
+// All slots are refused in one call, but for one that does not exist.
+func TestRefuseOfSeveralSlots(t *testing.T) {
+	l := steeredAt(t, "127.0.0.1:0", 4)
+	for slot := range 4 {
+		serve(t, l, slot)
+	}
+	must(t, l.Steer(to(0, 1, 2, 3)))
+	must(t, l.Refuse(0, 2))
+	got := draw(t, l, "127.0.0.1", 40)
+	if got[0]+got[2] != 0 || got[1] == 0 || got[3] == 0 {
+		t.Errorf("with slots 0 and 2 refused: %v", got)
+	}
+	if err := l.Refuse(1, 9, 3); !errors.Is(err, ErrNoSlot) {
+		t.Errorf("slot 9: %v", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if c, err := new(net.Dialer).DialContext(ctx, "tcp", target(l, "127.0.0.1")); err == nil {
+		c.Close()
+		t.Error("connected, and every slot is refused")
 	}
 }

@@ -67,9 +67,21 @@ const (
 
 // Share is one slot's part of the new connections: Weight out of the sum of
 // all weights in the table. A weight is at least 1.
+//
+// In a table whose shares are all on one side, each connection is given to one of
+// them by chance (for udp by its flow: the sender's address and port). In a table with
+// two sides the client's address, and nothing else, decides for one of them, and
+// chance or flow among the shares of that side. Side 1 has the part of the
+// addresses that its weights are of all weights, and as that part grows from table
+// to table it keeps those it had. The part is of the sums: if a slot leaves the
+// table, the weights of the others must make up for it, or clients change sides.
+//
+// A unix socket's clients have no address: its shares take turns, whatever their
+// sides (see Listener.Unite).
 type Share struct {
 	Slot   int
 	Weight int
+	Side   int // 0 or 1
 }
 
 // Pending is what waits on a slot and no worker has taken yet, without what a
@@ -122,6 +134,11 @@ var errShareNonBlocking = errors.New("nonblocking cannot be changed while all ge
 
 // ErrNoProof is returned by Probe and Dial where the kernel gives no sign of acceptance.
 var ErrNoProof = errors.New("no proof of acceptance for this kind of socket")
+
+// ErrQueueFull is in the error of a Probe or Dial that ended with its context while
+// the slot's accept queue was full, so that nobody could connect, instead of
+// connecting and waiting in vain. Either way the worker does not accept.
+var ErrQueueFull = errors.New("the accept queue is full")
 
 // ErrNoSlot is returned for a slot that was not reserved.
 var ErrNoSlot = errors.New("no such slot")
@@ -186,6 +203,12 @@ type Listener interface {
 	// and ctx's error when none was in time. In shared mode the acceptance
 	// counts only if owner claims the accepted socket's inode; when steered
 	// owner may be nil. For udp it returns ErrNoProof.
+	//
+	// A probe that is given up can leave a connection in the slot's queue, which
+	// Pending does not count; its client has closed, so that a worker which wakes up
+	// later reads the end of it and nothing else. When steered, the next Probe waits for
+	// that one to be accepted before it makes another, and so does Dial when there are
+	// many: a worker that hangs may be asked for ever.
 	Probe(ctx context.Context, slot int, owner func(inode uint64) bool) error
 	// Dial returns a connection of the launcher's own that reaches exactly slot,
 	// steered to or not, for a probe that talks; ctx bounds the dialling, not the
@@ -199,11 +222,11 @@ type Listener interface {
 	// close first for a moment, so that it sees no reset; when the Listener
 	// closes, its goodbyes are cut short.
 	Dial(ctx context.Context, slot int, owner func(inode uint64) bool) (net.Conn, error)
-	// Refuse makes slot ignore new connections while what it has queued can
-	// still be accepted: the last step before Close at a full stop. A client
+	// Refuse makes the slots ignore new connections while what they have queued
+	// can still be accepted: the last step before Close at a full stop. A client
 	// ignored repeats its SYN, and is refused once the slot is closed. Reserve
-	// takes it back.
-	Refuse(slot int) error
+	// takes it back. Each call waits some 10 ms: name all slots in one.
+	Refuse(slots ...int) error
 	// Close closes every slot, closes Findings, and removes a unix socket's path.
 	// Duplicates in workers' hands live on.
 	Close() error

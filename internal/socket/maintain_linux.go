@@ -152,6 +152,7 @@ func (g *steered) replace(i int, why string) error {
 	}
 	slot := broken.slot
 	broken.slot = notSlot
+	delete(g.leftover, slot) // queued on the socket that the slot had
 	var heir *member
 	if i > 0 && i < last && g.order[i].guard() {
 		heir = g.order[i]

@@ -23,6 +23,7 @@ type prober struct {
 	landing bool                                                  // no acceptance is waited for: it is enough that the handshake is the slot's
 	owner   func(inode uint64) bool                               // nil: any acceptance will do
 	defers  func() bool                                           // the slot has TCP_DEFER_ACCEPT
+	full    func() bool                                           // the slot's accept queue is, so that no connection can be made
 	left    func(from netip.AddrPort)                             // told of a connection that may still be queued; or nil
 	gone    func(from netip.AddrPort)                             // told that it is not; or nil
 	keep    func(fd int, from netip.AddrPort) error               // takes the connection over; nil: it is closed
@@ -68,19 +69,29 @@ func (p *prober) run(ctx context.Context, slot int) error {
 			pause = min(2*pause, lastLook)
 		}
 		if err != nil {
-			doing, what := "probe", "no connection was accepted"
-			if p.keep != nil {
-				doing = "dial"
-			}
+			what := "no connection was accepted"
 			if p.landing {
 				what = "no connection came about"
 			}
-			if ctx.Err() != nil {
-				err = fmt.Errorf("%s: %w", what, ctx.Err())
-			}
-			return p.fail(fmt.Sprintf("%s slot %d of", doing, slot), err)
+			return p.end(ctx, slot, what, err)
 		}
 	}
+}
+
+// end is the error of a prober that gives up.
+func (p *prober) end(ctx context.Context, slot int, what string, err error) error {
+	doing := "probe"
+	if p.keep != nil {
+		doing = "dial"
+	}
+	switch {
+	case ctx.Err() == nil:
+	case p.full():
+		err = fmt.Errorf("%s: %w: %w", what, ErrQueueFull, ctx.Err())
+	default:
+		err = fmt.Errorf("%s: %w", what, ctx.Err())
+	}
+	return p.fail(fmt.Sprintf("%s slot %d of", doing, slot), err)
 }
 
 func (p *prober) sleep(ctx context.Context, d time.Duration) error {
@@ -278,6 +289,13 @@ func goodbye(fd int, done <-chan struct{}, first time.Duration) bool {
 		}
 	}
 	return false
+}
+
+// queueFull tells whether the kernel drops what would begin a connection: with
+// more queued than the backlog (sk_acceptq_is_full in include/net/sock.h).
+func queueFull(fd int) bool {
+	l, err := tcpListening(fd)
+	return err == nil && l.on && l.queued > l.backlog
 }
 
 func defersAccept(fd int) bool {

@@ -36,9 +36,10 @@ type isolation struct {
 type share struct {
 	index  int
 	weight int
+	side   int
 }
 
-// spread tells how a table with several shares chooses.
+// spread tells how several shares of one side are chosen among.
 type spread int
 
 const (
@@ -89,27 +90,45 @@ func isolate(r isolation) []bpf.Instruction {
 	return append(p, bpf.RetConstant{Val: uint32(r.index)})
 }
 
-// choose returns one of the table's indexes.
+// choose returns one of the table's indexes: of the client's side, where there
+// are two.
 func choose(table []share, how spread) ([]bpf.Instruction, error) {
-	total := uint64(0)
+	var sides [2][]share
+	var weights [2]uint64
 	for _, s := range table {
-		if s.weight < 1 || s.index < 0 {
-			return nil, fmt.Errorf("steering table: index %d with weight %d", s.index, s.weight)
+		if s.weight < 1 || s.index < 0 || s.side < 0 || s.side >= len(sides) {
+			return nil, fmt.Errorf("steering table: index %d with weight %d on side %d", s.index, s.weight, s.side)
 		}
-		total += uint64(s.weight)
+		sides[s.side] = append(sides[s.side], s)
+		weights[s.side] += uint64(s.weight)
 	}
+	total := weights[0] + weights[1]
 	if total > 1<<31 {
 		return nil, fmt.Errorf("steering table: weights add up to %d", total)
 	}
+	if len(sides[0]) == 0 || len(sides[1]) == 0 {
+		return among(table, uint32(total), how), nil
+	}
+	old := among(sides[0], uint32(weights[0]), how)
+	newcomer := among(sides[1], uint32(weights[1]), how)
+	p := append(hashClient(),
+		// Not one conditional jump: it reaches over 255 instructions at most.
+		bpf.JumpIf{Cond: bpf.JumpGreaterOrEqual, Val: uint32(weights[1] << 32 / total), SkipFalse: 1},
+		bpf.Jump{Skip: uint32(len(newcomer))})
+	return append(append(p, newcomer...), old...), nil
+}
+
+// among returns one of the indexes by weight; total is the sum of the weights.
+func among(table []share, total uint32, how spread) []bpf.Instruction {
 	last := table[len(table)-1]
 	if len(table) == 1 {
-		return []bpf.Instruction{bpf.RetConstant{Val: uint32(last.index)}}, nil
+		return []bpf.Instruction{bpf.RetConstant{Val: uint32(last.index)}}
 	}
 	p := []bpf.Instruction{bpf.LoadExtension{Num: bpf.ExtRand}}
 	if how == byFlow {
 		p = hashFlow()
 	}
-	p = append(p, bpf.ALUOpConstant{Op: bpf.ALUOpMod, Val: uint32(total)})
+	p = append(p, bpf.ALUOpConstant{Op: bpf.ALUOpMod, Val: total})
 	reached := uint32(0)
 	for _, s := range table[:len(table)-1] {
 		reached += uint32(s.weight)
@@ -117,7 +136,50 @@ func choose(table []share, how spread) ([]bpf.Instruction, error) {
 			bpf.JumpIf{Cond: bpf.JumpGreaterOrEqual, Val: reached, SkipTrue: 1},
 			bpf.RetConstant{Val: uint32(s.index)})
 	}
-	return append(p, bpf.RetConstant{Val: uint32(last.index)}), nil
+	return append(p, bpf.RetConstant{Val: uint32(last.index)})
+}
+
+// hashClient leaves a number in the accumulator that depends on all of the
+// client's address and on nothing else. Who compares it with a bound that grows
+// keeps those that were below. What comes over IPv4 to an IPv6 socket has an IPv4
+// header, and so the same number as on an IPv4 socket.
+//
+// The words are taken up one by one, then come the last steps of MurmurHash3
+// (fmix32), after which each bit depends on all: a provider's customers may
+// differ in the middle of their addresses alone.
+func hashClient() []bpf.Instruction {
+	v4 := []bpf.Instruction{bpf.LoadAbsolute{Off: source4, Size: 4}}
+	v6 := []bpf.Instruction{bpf.LoadAbsolute{Off: source6, Size: 4}}
+	for word := uint32(1); word < 4; word++ {
+		v6 = append(v6, multiplyAndFold(0x9e3779b1, 15)...)
+		v6 = append(v6,
+			bpf.TAX{},
+			bpf.LoadAbsolute{Off: source6 + 4*word, Size: 4},
+			bpf.ALUOpX{Op: bpf.ALUOpXor})
+	}
+	p := []bpf.Instruction{
+		bpf.LoadExtension{Num: bpf.ExtProto},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: etherIPv6, SkipTrue: uint8(len(v4) + 1)},
+	}
+	p = append(append(p, v4...), bpf.Jump{Skip: uint32(len(v6))})
+	p = append(p, v6...)
+	p = append(p, fold(16)...)
+	p = append(p, multiplyAndFold(0x85ebca6b, 13)...)
+	return append(p, multiplyAndFold(0xc2b2ae35, 16)...)
+}
+
+func multiplyAndFold(by, shift uint32) []bpf.Instruction {
+	return append([]bpf.Instruction{bpf.ALUOpConstant{Op: bpf.ALUOpMul, Val: by}}, fold(shift)...)
+}
+
+// fold mixes the upper bits, which a multiplication leaves the best mixed, into
+// the lower ones.
+func fold(shift uint32) []bpf.Instruction {
+	return []bpf.Instruction{
+		bpf.TAX{},
+		bpf.ALUOpConstant{Op: bpf.ALUOpShiftRight, Val: shift},
+		bpf.ALUOpX{Op: bpf.ALUOpXor},
+	}
 }
 
 // hashFlow leaves a number in the accumulator that depends on the last word of

@@ -19,10 +19,19 @@ type packet struct {
 // compiler uses; x/net/bpf's own machine knows no packet offsets below zero.
 func run(t *testing.T, program []bpf.RawInstruction, p packet) uint32 {
 	t.Helper()
+	return interpret(t, disassemble(t, program), p)
+}
+
+func disassemble(t *testing.T, program []bpf.RawInstruction) []bpf.Instruction {
+	t.Helper()
 	code, ok := bpf.Disassemble(program)
 	if !ok {
 		t.Fatalf("not a program: %v", program)
 	}
+	return code
+}
+
+func interpret(t *testing.T, code []bpf.Instruction, p packet) uint32 {
 	var a, x uint32
 	for pc := 0; pc < len(code); pc++ {
 		switch in := code[pc].(type) {
@@ -69,7 +78,8 @@ func extension(t *testing.T, e bpf.Extension, p packet) uint32 {
 }
 
 func load(t *testing.T, in bpf.LoadAbsolute, p packet) uint32 {
-	data, off := make([]byte, 60), in.Off
+	var data [60]byte
+	off := in.Off
 	if off < netOff { // from the tcp header on
 		data[13] = p.flags
 	} else {
@@ -105,6 +115,8 @@ func alu(t *testing.T, op bpf.ALUOp, a, b uint32) uint32 {
 		return a & b
 	case bpf.ALUOpShiftRight:
 		return a >> b
+	case bpf.ALUOpXor:
+		return a ^ b
 	}
 	t.Fatalf("operation %v", op)
 	return 0
@@ -215,6 +227,8 @@ func TestProgramRefusesATableWithoutMeaning(t *testing.T) {
 		{{index: 1, weight: 0}},
 		{{index: -1, weight: 1}},
 		{{index: 1, weight: 1 << 30}, {index: 2, weight: 1 << 31}},
+		{{index: 1, weight: 1}, {index: 2, weight: 1, side: 2}},
+		{{index: 1, weight: 1, side: -1}, {index: 2, weight: 1}},
 	} {
 		if p, err := compile(nil, table, byChance); err == nil {
 			t.Errorf("%v became %v", table, p)

@@ -171,8 +171,16 @@ func (l *shared) Pending(slot int) (p Pending, err error) {
 	return p, err
 }
 
-func (l *shared) Refuse(slot int) error {
-	return l.with(slot, "refuse on", func() error {
+func (l *shared) Refuse(slots ...int) error {
+	return l.locked("refuse on", func() error {
+		for _, slot := range slots {
+			if !l.slots[slot] {
+				return fmt.Errorf("slot %d: %w", slot, ErrNoSlot)
+			}
+		}
+		if len(slots) == 0 || l.refused {
+			return nil
+		}
 		l.refused = true
 		return l.refuse(l.only.fd)
 	})
@@ -295,7 +303,13 @@ func (l *shared) probe(ctx context.Context, slot int, doing string, p *prober) e
 }
 
 func (l *shared) prober(owner func(inode uint64) bool) *prober {
-	return &prober{base: &l.base, done: l.done, hold: l.hold, owner: owner, defers: l.defers}
+	return &prober{base: &l.base, done: l.done, hold: l.hold, owner: owner, defers: l.defers, full: l.full}
+}
+
+func (l *shared) full() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return !l.closed && queueFull(l.only.fd)
 }
 
 // hold keeps Close waiting until let is called.

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"time"
 
 	"baton/internal/socket/diag"
 	"golang.org/x/sys/unix"
@@ -122,13 +123,21 @@ func (g *steered) ownQueued(slot int) int {
 	return queued
 }
 
-// Refuse steers around the slot, also where the table names it. When no slot
-// is left, new connections go to the anchor, which is deaf. The slot itself is
-// not touched: what is half open on it completes and can be accepted.
-func (g *steered) Refuse(slot int) error {
-	err := g.with(slot, "refuse on", func(*member) error {
-		g.refused[slot] = true
-		return g.attach()
+// Refuse steers around the slots, also where the table names them. When no slot
+// is left, new connections go to the anchor, which is deaf. The slots themselves are
+// not touched: what is half open on them completes and can be accepted. The wait at
+// the end, some 10 ms, is one for all of them.
+func (g *steered) Refuse(slots ...int) error {
+	err := g.locked("refuse on", func() error {
+		var errs []error
+		for _, slot := range slots {
+			if g.slots[slot] == nil {
+				errs = append(errs, fmt.Errorf("slot %d: %w", slot, ErrNoSlot))
+				continue
+			}
+			g.refused[slot] = true
+		}
+		return errors.Join(append(errs, g.attach())...)
 	})
 	settle()
 	return err
@@ -163,6 +172,9 @@ func checkTable(table []Share, exists func(slot int) bool) error {
 		if s.Weight < 1 {
 			return fmt.Errorf("slot %d: weight %d is less than 1", s.Slot, s.Weight)
 		}
+		if s.Side != 0 && s.Side != 1 {
+			return fmt.Errorf("slot %d: side %d is neither 0 nor 1", s.Slot, s.Side)
+		}
 	}
 	return nil
 }
@@ -190,19 +202,62 @@ func (g *steered) probe(ctx context.Context, slot int, doing string, p *prober) 
 		return err
 	}
 	defer g.probes.Done()
+	if err := g.outlast(ctx, slot, p); err != nil {
+		return err
+	}
 	return p.run(ctx, slot)
+}
+
+// outlast waits until no connection of an earlier probe is queued on the slot, or for
+// a Dial, which needs no acceptance, not many: one behind them would not be accepted
+// sooner, and a worker that is asked again and again while it hangs would have its
+// queue filled by that.
+func (g *steered) outlast(ctx context.Context, slot int, p *prober) error {
+	most := 0
+	if p.landing {
+		most = mostDialed
+	}
+	for pause := firstLook; g.occupied(slot) > most; pause = min(2*pause, maxOutlastPause) {
+		if err := p.sleep(ctx, pause); err != nil {
+			return p.end(ctx, slot, "the last probe's connection was not accepted", err)
+		}
+	}
+	return nil
+}
+
+const (
+	mostDialed      = 8
+	maxOutlastPause = 50 * time.Millisecond
+)
+
+func (g *steered) occupied(slot int) int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return 0
+	}
+	return g.ownQueued(slot)
 }
 
 // prober reaches the slot by a rule that force puts in force: attach at once, or
 // maintain after a look whether the order of the group is still what it was.
 func (g *steered) prober(slot int, force func() error) *prober {
+	inode := uint64(0) // of the socket that the last connection went to; one is made at a time
 	return &prober{
 		base: &g.base, origin: g.origin, done: g.done, hold: g.hold,
 		defers: func() bool { return g.defers(slot) },
+		full: func() bool {
+			g.mu.Lock()
+			defer g.mu.Unlock()
+			m := g.slots[slot]
+			return m != nil && !g.closed && queueFull(m.fd)
+		},
 		left: func(from netip.AddrPort) {
 			g.mu.Lock()
 			defer g.mu.Unlock()
-			g.leftover[slot] = append(g.leftover[slot], from)
+			if m := g.slots[slot]; m != nil && m.inode == inode { // else its queue is not the slot's any more
+				g.leftover[slot] = append(g.leftover[slot], from)
+			}
 		},
 		gone: func(from netip.AddrPort) {
 			g.mu.Lock()
@@ -210,7 +265,8 @@ func (g *steered) prober(slot int, force func() error) *prober {
 			g.leftover[slot] = slices.DeleteFunc(g.leftover[slot], func(f netip.AddrPort) bool { return f == from })
 		},
 		isolate: func(from netip.AddrPort) (func(), error) {
-			if err := g.isolate(slot, from, force); err != nil {
+			var err error
+			if inode, err = g.isolate(slot, from, force); err != nil {
 				return nil, err
 			}
 			return func() { g.release(from) }, nil
@@ -229,16 +285,19 @@ func (g *steered) hold() (let func(), ok bool) {
 	return g.probes.Done, true
 }
 
-// isolate sends what comes from from to the slot until release.
-func (g *steered) isolate(slot int, from netip.AddrPort, force func() error) error {
-	return g.with(slot, "probe", func(*member) error {
+// isolate sends what comes from from to the slot until release, and returns the
+// inode of the slot's socket.
+func (g *steered) isolate(slot int, from netip.AddrPort, force func() error) (inode uint64, err error) {
+	err = g.with(slot, "probe", func(*member) error {
 		g.isolated[from] = slot
 		err := force()
 		if err != nil {
 			delete(g.isolated, from)
 		}
+		inode = g.slots[slot].inode // force may have replaced the socket
 		return err
 	})
+	return inode, err
 }
 
 func (g *steered) release(from netip.AddrPort) {

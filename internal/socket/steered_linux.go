@@ -257,7 +257,7 @@ func (g *steered) program(extra ...isolation) ([]bpf.RawInstruction, error) {
 	var table []share
 	for _, s := range g.table {
 		if i := g.index(s.Slot); i >= 0 && !g.refused[s.Slot] {
-			table = append(table, share{index: i, weight: s.Weight})
+			table = append(table, share{index: i, weight: s.Weight, side: s.Side})
 		}
 	}
 	if len(table) == 0 {

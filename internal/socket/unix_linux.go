@@ -425,16 +425,18 @@ func (l *unixListener) whereIs(s *unixSlot) (directory int, name string, ok bool
 
 // Refuse takes the path away if it leads to the slot: a new client is told at
 // once that there is no such file.
-func (l *unixListener) Refuse(number int) error {
+func (l *unixListener) Refuse(numbers ...int) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	s, err := l.slot(number)
-	if err == nil {
-		s.refused = true
-		err = l.place.hide(s.file)
-	}
-	if err != nil {
-		return l.fail("refuse connections to", err)
+	for _, number := range numbers {
+		s, err := l.slot(number)
+		if err == nil {
+			s.refused = true
+			err = l.place.hide(s.file)
+		}
+		if err != nil {
+			return l.fail("refuse connections to", err)
+		}
 	}
 	return nil
 }

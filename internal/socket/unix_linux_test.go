@@ -147,9 +147,9 @@ func TestUnixSteersToTheLargestWeight(t *testing.T) {
 		table []Share
 		want  int
 	}{
-		{[]Share{{0, 1}, {1, 5}, {2, 3}}, 1},
-		{[]Share{{2, 2}, {0, 2}, {1, 1}}, 2}, // as large: the first
-		{[]Share{{0, 95}, {1, 5}}, 0},
+		{[]Share{{Slot: 0, Weight: 1}, {Slot: 1, Weight: 5}, {Slot: 2, Weight: 3}}, 1},
+		{[]Share{{Slot: 2, Weight: 2}, {Slot: 0, Weight: 2}, {Slot: 1, Weight: 1}}, 2}, // as large: the first
+		{[]Share{{Slot: 0, Weight: 95}, {Slot: 1, Weight: 5}}, 0},
 	} {
 		unixCheck(t, l.Steer(c.table))
 		before := unixQueued(t, l, c.want)
@@ -163,12 +163,12 @@ func TestUnixSteersToTheLargestWeight(t *testing.T) {
 func TestUnixRefusesATableThatCannotBe(t *testing.T) {
 	l := unixListen(t, unixOptions())
 	unixConnected(t, l.Address().Path)
-	for _, table := range [][]Share{nil, {{0, 0}}, {{0, 1}, {0, -1}}} {
+	for _, table := range [][]Share{nil, {{Slot: 0}}, {{Slot: 0, Weight: 1}, {Slot: 0, Weight: -1}}, {{Slot: 0, Weight: 1, Side: 2}}} {
 		if err := l.Steer(table); err == nil {
 			t.Errorf("steering by %v is no error", table)
 		}
 	}
-	if err := l.Steer([]Share{{7, 1}}); !errors.Is(err, ErrNoSlot) {
+	if err := l.Steer([]Share{{Slot: 7, Weight: 1}}); !errors.Is(err, ErrNoSlot) {
 		t.Errorf("steering to a slot that is not reserved: %v", err)
 	}
 	unixConnected(t, l.Address().Path)
@@ -294,7 +294,7 @@ func TestUnixRefuseTakesThePathAwayAndLeavesTheQueue(t *testing.T) {
 	}
 	unixWorker(t, l, 0, "last")
 	unixAwait(t, "drained", func() bool { return unixQueued(t, l, 0) == 0 })
-	if err := l.Steer([]Share{{0, 1}}); err == nil {
+	if err := l.Steer([]Share{{Slot: 0, Weight: 1}}); err == nil {
 		t.Error("steering to a refused slot is no error")
 	}
 	unixNoFinding(t, l)
@@ -316,7 +316,7 @@ func TestUnixReserveTakesBackARefuse(t *testing.T) {
 		t.Errorf("%d queued on slot 0, want 1", n)
 	}
 	unixCheck(t, l.Refuse(0))
-	unixCheck(t, l.Steer([]Share{{1, 1}}))
+	unixCheck(t, l.Steer([]Share{{Slot: 1, Weight: 1}}))
 	unixConnected(t, path)
 	if n := unixQueued(t, l, 1); n != 1 {
 		t.Errorf("%d queued on slot 1, want 1", n)
@@ -346,7 +346,7 @@ func TestUnixCloseRemovesEverythingOfOurs(t *testing.T) {
 	}
 	_, fdErr := l.FD(0)
 	_, pendingErr := l.Pending(0)
-	for _, err := range []error{l.Close(), l.Maintain(), l.Reserve(5), l.Steer([]Share{{0, 1}}),
+	for _, err := range []error{l.Close(), l.Maintain(), l.Reserve(5), l.Steer([]Share{{Slot: 0, Weight: 1}}),
 		l.Refuse(0), l.Apply(unixOptions()), l.Probe(t.Context(), 0, nil), fdErr, pendingErr} {
 		if !errors.Is(err, ErrClosed) {
 			t.Errorf("after close: %v", err)
@@ -390,7 +390,7 @@ func TestSharedUnixSlotsAreOneSocket(t *testing.T) {
 	if same, err := l.FD(0); err != nil || same != fd {
 		t.Errorf("descriptors %d and %d: %v", fd, same, err)
 	}
-	unixCheck(t, l.Steer([]Share{{1, 1}}))
+	unixCheck(t, l.Steer([]Share{{Slot: 1, Weight: 1}}))
 	unixConnected(t, l.Address().Path)
 	if n := unixQueued(t, l, 0); n != 1 {
 		t.Errorf("%d queued, want 1", n)

@@ -81,7 +81,7 @@ func TestSteeringLeavesNoNamesBehind(t *testing.T) {
 	l := unixListen(t, unixOptions())
 	unixCheck(t, l.Reserve(1))
 	for _, slot := range []int{0, 1, 1, 0, 0} {
-		unixCheck(t, l.Steer([]Share{{slot, 1}}))
+		unixCheck(t, l.Steer([]Share{{Slot: slot, Weight: 1}}))
 		var st unix.Stat_t
 		unixCheck(t, unix.Lstat(l.Address().Path, &st))
 		if st.Nlink != 2 {
@@ -107,7 +107,7 @@ func TestUnixMaintainLinksThePathBackWithoutTheWatch(t *testing.T) {
 func TestASteeredSlotUnlinkedIsTheOneThatComesBack(t *testing.T) {
 	l := unixListen(t, unixOptions())
 	unixCheck(t, l.Reserve(1))
-	unixCheck(t, l.Steer([]Share{{1, 1}}))
+	unixCheck(t, l.Steer([]Share{{Slot: 1, Weight: 1}}))
 	unixCheck(t, os.Remove(l.Address().Path))
 	if f := unixFinding(t, l, Unlinked); f.Slot != 1 {
 		t.Errorf("%+v, want slot 1", f)
@@ -288,7 +288,7 @@ func TestABrokenUnixSlotThatIsNotSteeredLeavesThePathAlone(t *testing.T) {
 	if n := unixQueued(t, l, 0); n != 1 {
 		t.Errorf("%d queued on slot 0, want 1", n)
 	}
-	unixCheck(t, l.Steer([]Share{{1, 1}}))
+	unixCheck(t, l.Steer([]Share{{Slot: 1, Weight: 1}}))
 	unixConnected(t, l.Address().Path)
 	if n := unixQueued(t, l, 1); n != 1 {
 		t.Errorf("%d queued on slot 1, want 1", n)
@@ -349,7 +349,7 @@ func TestAPrivateDirectoryRemovedIsMadeAnew(t *testing.T) {
 	if n := unixQueued(t, l, 0); n != 2 {
 		t.Errorf("%d queued on slot 0, want 2", n)
 	}
-	unixCheck(t, l.Steer([]Share{{1, 1}}))
+	unixCheck(t, l.Steer([]Share{{Slot: 1, Weight: 1}}))
 	unixConnected(t, path)
 	if n := unixQueued(t, l, 1); n != 1 {
 		t.Errorf("%d queued on slot 1, want 1", n)

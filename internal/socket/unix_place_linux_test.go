@@ -195,7 +195,7 @@ func TestAPathTooLongForTheKernelIsBoundAllTheSame(t *testing.T) {
 	l, err := listenUnix(t.Context(), unixAddress(path), unixOptions())
 	unixCheck(t, err)
 	unixCheck(t, l.Reserve(1))
-	unixCheck(t, l.Steer([]Share{{1, 1}}))
+	unixCheck(t, l.Steer([]Share{{Slot: 1, Weight: 1}}))
 	if l.Mode() != Steered {
 		t.Errorf("mode %s: %s", l.Mode(), l.Reason())
 	}

@@ -31,6 +31,10 @@ func (l *unixListener) Pending(number int) (Pending, error) {
 	if err != nil {
 		return Pending{}, l.fail("queue of", err)
 	}
+	// Asking sock_diag takes longer the more unix sockets the machine has.
+	if idle(s.fd) {
+		return Pending{}, nil
+	}
 	d, ok, err := diag.UnixListening(s.inode)
 	if err == nil && !ok {
 		err = fmt.Errorf("slot %d does not listen", number)
@@ -43,6 +47,13 @@ func (l *unixListener) Pending(number int) (Pending, error) {
 		return Pending{}, l.fail("queue of", err)
 	}
 	return Pending{Queued: max(int(d.RQueue)-given, 0)}, nil
+}
+
+// idle tells that a listening socket has an empty queue.
+func idle(fd int) bool {
+	p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	n, err := unix.Poll(p, 0)
+	return err == nil && n == 0
 }
 
 // unaccepted counts the connections of given-up probes that are still in the
@@ -161,13 +172,20 @@ func (l *unixListener) Dial(ctx context.Context, number int, owner func(inode ui
 // insist repeats try until it succeeds or ctx ends.
 func (l *unixListener) insist(ctx context.Context, number int, doing string, try func(ctx context.Context) error) error {
 	var last error
+	most := 0
+	if doing == "dial" {
+		most = mostDialed
+	}
 	pause := probePause
 	for tries := 0; ; tries++ {
 		n := 1
 		if l.reason != "" {
 			n = volleySize(tries)
 		}
-		err := volley(ctx, n, try)
+		err := l.outlasted(number, most)
+		if err == nil {
+			err = volley(ctx, n, try)
+		}
 		switch {
 		case err == nil:
 			return nil
@@ -185,6 +203,32 @@ func (l *unixListener) insist(ctx context.Context, number int, doing string, try
 			return l.fail(fmt.Sprintf("%s slot %d of", doing, number), late)
 		}
 	}
+}
+
+// outlasted is an error while more than most connections of earlier probes are in the
+// slot's queue: as for a steered listener's outlast.
+func (l *unixListener) outlasted(number, most int) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s, err := l.slot(number)
+	if err != nil || len(s.given) <= most {
+		return err
+	}
+	n, err := s.unaccepted()
+	if err == nil && n > most {
+		err = errors.New("the last probe's connection was not accepted")
+		if full(s) {
+			err = fmt.Errorf("%w: %w", err, ErrQueueFull)
+		}
+	}
+	return err
+}
+
+// full tells whether nobody can connect: with more queued than the backlog
+// (unix_recvq_full in net/unix/af_unix.c).
+func full(s *unixSlot) bool {
+	d, ok, err := diag.UnixListening(s.inode)
+	return err == nil && ok && d.RQueue > d.WQueue
 }
 
 // prove makes one connection and returns nil when it was accepted, in shared mode
@@ -291,6 +335,9 @@ func (l *unixListener) connect(number int) (fd int, inode uint64, err error) {
 		return -1, 0, unix.ENOENT
 	}
 	fd, err = connectUnix(l.place.dial(directory, name))
+	if errors.Is(err, unix.EAGAIN) {
+		err = ErrQueueFull
+	}
 	return fd, s.inode, err
 }
 

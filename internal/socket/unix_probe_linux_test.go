@@ -152,7 +152,7 @@ func TestUnixWithoutHardLinksIsShared(t *testing.T) {
 		t.Errorf("mode %s: %s", l.Mode(), l.Reason())
 	}
 	unixCheck(t, l.Reserve(1))
-	unixCheck(t, l.Steer([]Share{{1, 1}}))
+	unixCheck(t, l.Steer([]Share{{Slot: 1, Weight: 1}}))
 	unixConnected(t, path)
 	unixCheck(t, l.Maintain())
 	unixNoFinding(t, l)
@@ -254,7 +254,7 @@ func TestUnprivilegedUnix(t *testing.T) {
 		t.Errorf("bound to %s, want %s", name, want)
 	}
 	stop := unixWorker(t, l, 1, "1")
-	unixCheck(t, l.Steer([]Share{{1, 1}}))
+	unixCheck(t, l.Steer([]Share{{Slot: 1, Weight: 1}}))
 	unixCheck(t, l.Probe(t.Context(), 1, nil))
 	unixCheck(t, os.Remove(path))
 	unixFinding(t, l, Unlinked)
@@ -279,7 +279,7 @@ func TestUnprivilegedUnix(t *testing.T) {
 func BenchmarkUnixSteer(b *testing.B) {
 	l := unixBench(b)
 	for i := 0; b.Loop(); i++ {
-		if err := l.Steer([]Share{{i % 2, 1}}); err != nil {
+		if err := l.Steer([]Share{{Slot: i % 2, Weight: 1}}); err != nil {
 			b.Fatal(err)
 		}
 	}
