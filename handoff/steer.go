@@ -64,7 +64,7 @@ func (s *Supervisor) shares(l *listener) []socket.Share {
 	var shares []socket.Share
 	for _, sh := range s.table {
 		if l.users[s.slots[sh.Slot]] {
-			shares = append(shares, socket.Share{Slot: int(sh.Slot), Weight: sh.Weight})
+			shares = append(shares, socket.Share{Slot: int(sh.Slot), Weight: sh.Weight, Side: sh.Side})
 		}
 	}
 	return shares
