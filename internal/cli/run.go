@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"baton/internal/config"
+	"baton/internal/control"
 	"baton/internal/launcher"
 
 	"github.com/urfave/cli/v2"
@@ -76,6 +77,7 @@ func (p *program) run(c *cli.Context) error {
 			return load()
 		},
 		Applied: func(cfg *config.Config) { setLevel(&level, cfg) },
+		Home:    control.Home,
 		Stdout:  p.stdout,
 		Stderr:  p.stderr,
 		Log:     logger(p.stderr, first.Log.Format, &level),
