@@ -34,8 +34,10 @@ Addresses are :8080, 127.0.0.1:8080, [::1]:8080, tcp://, tcp4://, tcp6://,
 udp:// or unix:///path. Times have a unit: 500ms, 30s, 1m30s.
 
   baton run --listen :8080 -- ./server --verbose
-  baton run --config web.toml --env production`,
-		ends: []Code{Invalid},
+  baton run --config web.toml --env production
+
+An application runs once: 6 when one of the same name does.`,
+		ends: []Code{Invalid, Busy},
 	}, flags, p.run)
 }
 
@@ -82,8 +84,12 @@ func (p *program) run(c *cli.Context) error {
 		Stderr:  p.stderr,
 		Log:     logger(p.stderr, first.Log.Format, &level),
 	})
-	if err == nil {
+	var taken *control.TakenError
+	switch {
+	case err == nil:
 		return nil
+	case errors.As(err, &taken):
+		err = &exit{code: Busy, err: err, hint: "give this one another name (--name), or end that one: baton stop " + taken.Name}
 	}
 	return p.lastWord(err)
 }

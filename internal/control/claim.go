@@ -43,7 +43,7 @@ func (e *TakenError) ExitCode() int { return 6 }
 // Take claims a name in dir, which it makes if need be. The error is a *TakenError
 // when another process has the name.
 func Take(dir, name string) (*Claim, error) {
-	if !fit(name) {
+	if !Fits(name) {
 		return nil, fmt.Errorf("%q is no name of an application", name)
 	}
 	if err := private(dir); err != nil {

@@ -209,7 +209,7 @@ func (c *Client) exchange(ctx context.Context, method, name string, q url.Values
 
 // dial connects, and waits where too many do.
 func (c *Client) dial(ctx context.Context) (*net.UnixConn, error) {
-	if !fit(c.Name) {
+	if !Fits(c.Name) {
 		return nil, fmt.Errorf("%q is no name of an application", c.Name)
 	}
 	for {

@@ -21,33 +21,35 @@ const (
 // $BATON_HOME where that is set; /run/baton for root; $XDG_RUNTIME_DIR/baton for
 // others, and where there is no such directory run in $XDG_STATE_HOME/baton, which
 // is ~/.local/state/baton unless it is set. It need not exist.
-func Home() (string, error) {
-	if home := os.Getenv("BATON_HOME"); home != "" {
-		dir, err := filepath.Abs(home)
+func Home() (string, error) { return home(os.Getenv, os.Geteuid()) }
+
+func home(env func(string) string, uid int) (string, error) {
+	if dir := env("BATON_HOME"); dir != "" {
+		dir, err := filepath.Abs(dir)
 		if err != nil {
 			return "", fmt.Errorf("BATON_HOME: %w", err)
 		}
 		return filepath.Join(dir, "run"), nil
 	}
-	if os.Geteuid() == 0 {
+	if uid == 0 {
 		return "/run/baton", nil
 	}
 	// A path that is not absolute is to be ignored (XDG Base Directory Specification).
-	if dir := os.Getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(dir) {
-		return filepath.Join(dir, "baton"), nil
+	for _, place := range []struct{ variable, below string }{
+		{"XDG_RUNTIME_DIR", "baton"},
+		{"XDG_STATE_HOME", "baton/run"},
+		{"HOME", ".local/state/baton/run"},
+	} {
+		if dir := env(place.variable); filepath.IsAbs(dir) {
+			return filepath.Join(dir, place.below), nil
+		}
 	}
-	if dir := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(dir) {
-		return filepath.Join(dir, "baton", "run"), nil
-	}
-	if dir := os.Getenv("HOME"); filepath.IsAbs(dir) {
-		return filepath.Join(dir, ".local", "state", "baton", "run"), nil
-	}
-	return "", errors.New("no directory for the control socket: none of BATON_HOME, XDG_RUNTIME_DIR, XDG_STATE_HOME and HOME is set")
+	return "", errors.New("none of BATON_HOME, XDG_RUNTIME_DIR, XDG_STATE_HOME and HOME says where")
 }
 
-// fit reports whether there can be an application of that name: it becomes the name
+// Fits reports whether there can be an application of that name: it becomes the name
 // of a file, and no other path.
-func fit(name string) bool {
+func Fits(name string) bool {
 	return name != "" && name[0] != '.' && !strings.ContainsAny(name, "/\x00")
 }
 
@@ -64,7 +66,7 @@ func List(dir string) ([]string, error) {
 	var names []string
 	for _, e := range entries {
 		name, ok := strings.CutSuffix(e.Name(), socketSuffix)
-		if !ok || !fit(name) || e.Type() != fs.ModeSocket {
+		if !ok || !Fits(name) || e.Type() != fs.ModeSocket {
 			continue
 		}
 		c, err := dial(filepath.Join(dir, e.Name()))
