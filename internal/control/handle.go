@@ -75,9 +75,6 @@ func (s *Server) handle(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusBadRequest, "%v", err)
 		return
 	}
-	// All of the request has been read, and its answer may take long: what limits the
-	// reading would end the wait.
-	_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // a connection has it always
 	e.do(s, w, r.WithContext(context.WithValue(r.Context(), paidKey{}, paid)), q)
 }
 
@@ -263,7 +260,8 @@ func (s *Server) verdict(w http.ResponseWriter, r *http.Request, q url.Values, r
 	select {
 	case v := <-got:
 		judged(w, v)
-	case <-r.Context().Done(): // who asked has gone; what he asked for goes on
+	case <-r.Context().Done(): // gone, or one who closed his half, to whom silence would be a 200
+		fail(w, http.StatusBadRequest, "the connection was closed before the verdict; what was asked for goes on")
 	case <-s.engine.Ended():
 		select {
 		case v := <-got:

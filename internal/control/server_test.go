@@ -188,6 +188,22 @@ func (s *served) open() int {
 	return len(s.guests)
 }
 
+func TestOneWhoClosesHisHalfIsNotToldOfASuccess(t *testing.T) {
+	testkit.Leaks(t)
+	s := serve(t)
+	c := s.connect()
+	if _, err := io.WriteString(c, "POST /v1/reload HTTP/1.1\r\nHost: b\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.(*net.UnixConn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if status, body := response(t, c); status != 400 || !strings.Contains(body, "goes on") {
+		t.Errorf("%d %s", status, body)
+	}
+	s.asked("reload:0")
+}
+
 func TestTheEndAnswersThoseWhoWait(t *testing.T) {
 	testkit.Leaks(t)
 	s := serve(t)
