@@ -73,13 +73,21 @@ type program struct {
 // name.
 func Main(args []string, stdout, stderr *os.File) int {
 	p := &program{args: args, stdout: stdout, stderr: stderr}
-	return int(p.report(p.app().RunContext(context.Background(), args)))
+	app := p.app()
+	return int(p.report(app.RunContext(context.Background(), arrange(args, app.Commands))))
 }
 
 // commands lists the verbs in the order of the help.
 func (p *program) commands() []*cli.Command {
 	return []*cli.Command{
 		p.runCommand(),
+		p.statusCommand(),
+		p.reloadCommand(),
+		p.rollbackCommand(),
+		p.promoteCommand(),
+		p.abortCommand(),
+		p.scaleCommand(),
+		p.stopCommand(),
 		p.checkCommand(),
 		p.initCommand(),
 		p.demoCommand(),

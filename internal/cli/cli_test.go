@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -38,12 +39,14 @@ func TestScripts(t *testing.T) {
 			"code":   code,
 			"await":  await,
 			"signal": sendSignal,
+			"until":  until,
 		},
 		RequireExplicitExec: true,
 		Setup: func(e *testscript.Env) error {
 			// A process under the race detector lingers for a second at its exit; there
 			// are a hundred of them here.
 			e.Setenv("GORACE", "atexit_sleep_ms=10")
+			e.Setenv("BATON_HOME", filepath.Join(e.WorkDir, "home")) // no launcher but its own
 			return nil
 		},
 	})
@@ -128,6 +131,19 @@ func await(ts *testscript.TestScript, neg bool, args []string) {
 		return strings.Contains(string(text), args[1])
 	}) {
 		ts.Fatalf("await %s: no %q in\n%s", args[0], args[1], text)
+	}
+}
+
+// until TEXT COMMAND... runs a command until its standard output holds the text.
+func until(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: until TEXT COMMAND [ARG...]")
+	}
+	if !within(func() bool {
+		err := ts.Exec(args[1], args[2:]...)
+		return err == nil && strings.Contains(ts.ReadFile("stdout"), args[0])
+	}) {
+		ts.Fatalf("until: no %q", args[0])
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"baton/internal/config"
+	"baton/internal/control"
 	"baton/internal/launcher"
 
 	"github.com/urfave/cli/v2"
@@ -34,8 +35,10 @@ udp:// or unix:///path. Times have a unit: 500ms, 30s, 1m30s.
 
   baton run --listen :8080 -- ./server --verbose
   baton run --listen :8080 --workers max --watch ./server -- ./server
-  baton run --config web.toml --env production`,
-		ends: []Code{Invalid},
+  baton run --config web.toml --env production
+
+An application runs once: 6 when one of the same name does.`,
+		ends: []Code{Invalid, Busy},
 	}, flags, p.run)
 }
 
@@ -77,12 +80,17 @@ func (p *program) run(c *cli.Context) error {
 			return load()
 		},
 		Applied: func(cfg *config.Config) { setLevel(&level, cfg) },
+		Home:    control.Home,
 		Stdout:  p.stdout,
 		Stderr:  p.stderr,
 		Log:     logger(p.stderr, first.Log.Format, &level),
 	})
-	if err == nil {
+	var taken *control.TakenError
+	switch {
+	case err == nil:
 		return nil
+	case errors.As(err, &taken):
+		err = &exit{code: Busy, err: err, hint: "give this one another name (--name), or end that one: baton stop " + taken.Name}
 	}
 	return p.lastWord(err)
 }

@@ -60,6 +60,7 @@ func (c *configs) observe(e event.Event) *config.Config {
 // warn says what of a configuration is taken at the start alone.
 func (c *configs) warn(log *slog.Logger, applied *config.Config) {
 	for _, s := range []struct{ name, had, asked string }{
+		{"name", c.first.Name, applied.Name},
 		{"logs.output", c.first.Logs.Output, applied.Logs.Output},
 		{"log.format", c.first.Log.Format, applied.Log.Format},
 	} {

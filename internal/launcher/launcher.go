@@ -30,6 +30,10 @@ type Options struct {
 	// that begins to serve. One that was refused or rolled back is never heard
 	// of. It must not block.
 	Applied func(*config.Config)
+	// Home, which may be nil, says where the control socket and the lock of the
+	// application's name lie. Without it, or when it cannot be used, there is
+	// neither: Run says so and goes on.
+	Home func() (string, error)
 	// Stdout and Stderr receive what workers write.
 	Stdout, Stderr *os.File
 	// Log is the launcher's own. Run writes to it from a goroutine of its own.
@@ -46,8 +50,8 @@ func (e *ConfigError) Unwrap() error { return e.Err }
 func (e *ConfigError) ExitCode() int { return 5 }
 
 // Run runs one application until a signal ends it: nil then, a *ConfigError
-// when it cannot begin, handoff.ErrNeverServed when its first generation
-// failed. It is the last thing that a program does: the signals stay its own.
+// when it cannot begin, a *control.TakenError when its name has a launcher
+// already, handoff.ErrNeverServed when its first generation failed. It is the last thing that a program does: the signals stay its own.
 func Run(ctx context.Context, o Options) error {
 	caught, err := catch() // first of all, so that no signal that comes early is missed
 	if err != nil {
@@ -71,17 +75,25 @@ func Run(ctx context.Context, o Options) error {
 		wg.Go(queue.Close)
 		wg.Wait()
 	}()
-	return engine(ctx, o, slog.New(queue), caught, newConfigs(first, o.Load), out)
+	log := slog.New(queue)
+	name, err := take(o, first.Name, log) // before anything is bound
+	if err != nil {
+		return err
+	}
+	defer name.leave(log)
+	return engine(ctx, o, log, caught, newConfigs(first, o.Load), out, name)
 }
 
 // engine runs it and what it needs until it ends.
-func engine(ctx context.Context, o Options, log *slog.Logger, caught *signals, c *configs, out *logs.Passthrough) error {
+func engine(ctx context.Context, o Options, log *slog.Logger, caught *signals, c *configs, out *logs.Passthrough, name *claim) error {
+	var adapter *controlled
 	s := handoff.New(handoff.Options{
 		Name:   c.first.Name,
 		Load:   c.load,
 		Output: func(int, int) (handoff.Output, error) { return output(c.first, out) },
 		Observe: func(e event.Event) {
 			record(log, e)
+			adapter.observe(e)
 			if e.Kind == event.Started {
 				caught.started(e.PID)
 			}
@@ -95,6 +107,9 @@ func engine(ctx context.Context, o Options, log *slog.Logger, caught *signals, c
 		},
 		Log: log,
 	})
+	adapter = newControlled(s)
+	defer adapter.end()
+	name.serve(adapter, log)
 	log.Info("baton starts "+c.first.Name, "pid", os.Getpid())
 	done := make(chan struct{})
 	defer close(done)

@@ -1,0 +1,67 @@
+package cli
+
+import (
+	"fmt"
+
+	"baton/internal/control"
+
+	"github.com/urfave/cli/v2"
+)
+
+func (p *program) reloadCommand() *cli.Command {
+	return asked(verb{
+		name: "reload", line: "[NAME] [flags]",
+		does: "swap, and wait for the verdict",
+		text: `
+Does what SIGHUP does: reads the file again and swaps. It returns when the new
+generation serves, or says why it does not, with its last lines. The one that
+serves goes on then.
+
+Without a NAME it is the application of ./baton.toml, or the only one that runs.
+
+  baton reload web || ./tell-somebody
+
+3: the newcomer failed. 5: the configuration, the command or a new address is
+unfit; nothing was started. 6: a later reload took its place, or baton stops, or
+with --if-generation another generation serves.`,
+		ends: []Code{RolledBack, NotRunning, Invalid, Busy},
+	}, []cli.Flag{
+		&cli.BoolFlag{Name: "no-wait", Usage: "return when it has been asked for"},
+		&cli.IntFlag{Name: "if-generation", Usage: "only if generation `N` serves"},
+		&cli.BoolFlag{Name: "json", Usage: "print the verdict as JSON"},
+	}, p.reload)
+}
+
+// reloadCodes are the exit codes of the outcomes of a reload.
+var reloadCodes = map[string]Code{
+	control.Swapped: Done, control.RolledBack: RolledBack, control.Refused: Invalid,
+	control.Superseded: Busy, control.Stopped: Busy,
+}
+
+func (p *program) reload(c *cli.Context) error {
+	only := c.Int("if-generation")
+	if c.IsSet("if-generation") && only < 1 {
+		return usage("baton status shows which one serves", "--if-generation is 1 or more, not %d", only)
+	}
+	if c.Bool("no-wait") && c.Bool("json") {
+		return usage("", "--json prints a verdict, which --no-wait does not wait for")
+	}
+	app, err := one(c)
+	if err != nil {
+		return err
+	}
+	if c.Bool("no-wait") {
+		ctx, cancel := quickly(c)
+		defer cancel()
+		if err := app.BeginReload(ctx, only); err != nil {
+			return refused(err)
+		}
+		_, err := fmt.Fprintf(p.stdout, "%s: a reload was asked for\n", app.Name)
+		return err
+	}
+	v, err := app.Reload(c.Context, only)
+	if err != nil {
+		return refused(err)
+	}
+	return p.judge(c, app.Name, v, reloadCodes)
+}

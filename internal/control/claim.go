@@ -1,0 +1,207 @@
+package control
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Claim is that this process is the only launcher of its name. It is held by a lock
+// on a file, which the kernel gives up with the process, however that ends.
+type Claim struct {
+	dir, name string
+	lock      *os.File
+	socket    fs.FileInfo // nil: none was made
+}
+
+// TakenError is returned by Take when the name has a launcher.
+type TakenError struct {
+	Name string
+	PID  int // of that launcher; 0: not known
+}
+
+func (e *TakenError) Error() string {
+	if e.PID == 0 {
+		return e.Name + " is already running"
+	}
+	return fmt.Sprintf("%s is already running, with pid %d", e.Name, e.PID)
+}
+
+// ExitCode is that of being busy.
+func (e *TakenError) ExitCode() int { return 6 }
+
+// Take claims a name in dir, which it makes if need be. The error is a *TakenError
+// when another process has the name.
+func Take(dir, name string) (*Claim, error) {
+	if !Fits(name) {
+		return nil, fmt.Errorf("%q is no name of an application", name)
+	}
+	if err := private(dir); err != nil {
+		return nil, err
+	}
+	path := filepath.Join(dir, name+lockSuffix)
+	for {
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+		if err != nil {
+			return nil, err
+		}
+		mine, err := lock(f)
+		if err == nil && mine {
+			return &Claim{dir: dir, name: name, lock: f}, nil
+		}
+		var taken *TakenError
+		if errors.As(err, &taken) {
+			taken.Name, taken.PID = name, holder(f)
+		}
+		_ = f.Close() // nothing was written to it
+		if err != nil {
+			return nil, err
+		}
+		// The file was taken away by who had the lock, between the open and the lock.
+	}
+}
+
+// private makes dir, and makes sure that it is this user's alone.
+func private(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	info, err := os.Stat(dir)
+	if err != nil {
+		return err
+	}
+	if s, ok := info.Sys().(*syscall.Stat_t); ok && int(s.Uid) != os.Geteuid() {
+		return fmt.Errorf("%s belongs to uid %d, not to uid %d", dir, s.Uid, os.Geteuid())
+	}
+	if info.Mode().Perm() != 0o700 {
+		return os.Chmod(dir, 0o700)
+	}
+	return nil
+}
+
+// lock locks f and writes the pid into it. It is not mine when the file has another
+// name by now, or none: then whoever comes next would lock another.
+func lock(f *os.File) (mine bool, err error) {
+	for {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return false, &TakenError{}
+	}
+	if err != nil {
+		return false, fmt.Errorf("lock %s: %w", f.Name(), err)
+	}
+	ours, err := f.Stat()
+	if err != nil {
+		return false, err
+	}
+	if there, err := os.Lstat(f.Name()); err != nil || !os.SameFile(ours, there) {
+		return false, nil
+	}
+	if err := f.Truncate(0); err != nil {
+		return false, err
+	}
+	_, err = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
+	return err == nil, err
+}
+
+// holder is the pid in a lock that another has. One who has it since a moment may
+// not have written it yet.
+func holder(f *os.File) int {
+	for range 20 {
+		text, err := io.ReadAll(io.NewSectionReader(f, 0, 32))
+		if err != nil {
+			return 0
+		}
+		if pid, err := strconv.Atoi(strings.TrimSuffix(string(text), "\n")); err == nil && strings.HasSuffix(string(text), "\n") {
+			return pid
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	return 0
+}
+
+// Listen makes the socket. One that a launcher left that was killed gives way.
+func (c *Claim) Listen() (net.Listener, error) {
+	path := filepath.Join(c.dir, c.name+socketSuffix)
+	switch info, err := os.Lstat(path); {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return nil, err
+	case info.Mode().Type() != fs.ModeSocket:
+		return nil, fmt.Errorf("listen unix %s: something that is no socket is in the way", path)
+	default:
+		if err := os.Remove(path); err != nil {
+			return nil, err
+		}
+	}
+	l, err := listen(path)
+	if err != nil {
+		return nil, err
+	}
+	l.SetUnlinkOnClose(false) // Close does it, if the path is still this socket's
+	if err := os.Chmod(path, 0o600); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	if c.socket, err = os.Lstat(path); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return l, nil
+}
+
+// Close takes socket and lock away. The next launcher of the name may begin at once.
+func (c *Claim) Close() error {
+	var err error
+	path := filepath.Join(c.dir, c.name+socketSuffix)
+	if there, gone := os.Lstat(path); gone == nil && c.socket != nil && os.SameFile(c.socket, there) {
+		err = os.Remove(path)
+	}
+	// While it is locked: nobody else can have begun to use it.
+	if ours, e := c.lock.Stat(); e == nil {
+		if there, gone := os.Lstat(c.lock.Name()); gone == nil && os.SameFile(ours, there) {
+			err = errors.Join(err, os.Remove(c.lock.Name()))
+		}
+	}
+	return errors.Join(err, c.lock.Close())
+}
+
+// listen and dial take a path of any length: the kernel's limit is that of the
+// address alone.
+func listen(path string) (*net.UnixListener, error) {
+	var l *net.UnixListener
+	err := reach(path, func(short string) (err error) {
+		l, err = net.ListenUnix("unix", &net.UnixAddr{Name: short, Net: "unix"})
+		return err
+	})
+	return l, err
+}
+
+func dial(path string) (*net.UnixConn, error) {
+	var c *net.UnixConn
+	err := reach(path, func(short string) (err error) {
+		c, err = net.DialUnix("unix", nil, &net.UnixAddr{Name: short, Net: "unix"})
+		return err
+	})
+	return c, err
+}
+
+// absent reports whether a dial failed because nobody listens.
+func absent(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED)
+}
+
+// longest is what sockaddr_un holds, with the zero that ends it.
+const longest = len(unix.RawSockaddrUnix{}.Path) - 1

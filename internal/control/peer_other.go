@@ -1,0 +1,23 @@
+//go:build !linux
+
+package control
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"runtime"
+)
+
+// peer is not known here: nobody is let in.
+func peer(*net.UnixConn) (uid int, err error) {
+	return 0, fmt.Errorf("credentials of a peer on %s: %w", runtime.GOOS, errors.ErrUnsupported)
+}
+
+// reach has no other way to a path that is too long for an address.
+func reach(path string, f func(string) error) error {
+	if len(path) > longest {
+		return fmt.Errorf("%s: longer than the %d bytes that a socket's path may have", path, longest)
+	}
+	return f(path)
+}

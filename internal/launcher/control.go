@@ -1,0 +1,206 @@
+package launcher
+
+import (
+	"errors"
+	"log/slog"
+	"sync"
+
+	"baton/handoff"
+	"baton/internal/control"
+	"baton/internal/event"
+)
+
+// swapper is what the control socket needs of the engine, and what the engine has.
+type swapper interface {
+	Reload(done func(handoff.Verdict))
+	Stop()
+	End()
+	Report() *event.Report
+}
+
+// supervision is what it needs besides. Each posts to the engine's goroutine and
+// returns; the answer comes from there, unless the engine ends first.
+type supervision interface {
+	ReloadIf(generation int, done func(handoff.Verdict))
+	Rollback(done func(handoff.Verdict))
+	Promote(step bool, answer func(error))
+	Abort(answer func(error))
+	Scale(n int, relative bool, answer func(int, error))
+}
+
+// errLater answers for what the engine does not do. It goes, with the nil checks
+// below, when handoff.Supervisor has the methods of supervision.
+var errLater = errors.New("this engine does not do that")
+
+// controlled is the engine as control.Engine: answers that come to a function are
+// waited for.
+type controlled struct {
+	engine swapper
+	more   supervision   // nil: the engine has none of it
+	ended  chan struct{} // closed by end
+
+	mu     sync.Mutex
+	failed event.Event // the last newcomer that was rolled back
+}
+
+func newControlled(s *handoff.Supervisor) *controlled {
+	c := &controlled{engine: s, ended: make(chan struct{})}
+	// When the Supervisor has all of it this line is `c.more = s`.
+	c.more, _ = any(s).(supervision)
+	return c
+}
+
+// end says that the engine's Run has returned.
+func (c *controlled) end() { close(c.ended) }
+
+// observe remembers why a newcomer failed: its verdict follows.
+func (c *controlled) observe(e event.Event) {
+	if e.Kind == event.RolledBack {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.failed = e
+	}
+}
+
+// told turns the engine's verdict into that which is shown.
+func (c *controlled) told(done func(event.Verdict)) func(handoff.Verdict) {
+	return func(v handoff.Verdict) {
+		shown := event.Verdict{Outcome: string(v.Outcome), Generation: v.Generation, Reason: v.Reason}
+		c.mu.Lock()
+		if shown.Outcome == control.RolledBack && c.failed.Generation == v.Generation {
+			shown.Tail = c.failed.Tail
+		}
+		c.mu.Unlock()
+		done(shown)
+	}
+}
+
+func (c *controlled) Report() *event.Report { return c.engine.Report() }
+func (c *controlled) Stop()                 { c.engine.Stop() }
+func (c *controlled) End()                  { c.engine.End() }
+
+func (c *controlled) Ended() <-chan struct{} { return c.ended }
+
+func (c *controlled) Reload(ifGeneration int, done func(event.Verdict)) {
+	switch {
+	case ifGeneration == 0:
+		c.engine.Reload(c.told(done))
+	case c.more == nil:
+		done(event.Verdict{Outcome: control.Refused, Reason: errLater.Error()})
+	default:
+		c.more.ReloadIf(ifGeneration, c.told(done))
+	}
+}
+
+func (c *controlled) Rollback(done func(event.Verdict)) {
+	if c.more == nil {
+		done(event.Verdict{Outcome: control.Refused, Reason: errLater.Error()})
+		return
+	}
+	c.more.Rollback(c.told(done))
+}
+
+func (c *controlled) Promote(step bool) error {
+	return c.answer(func(s supervision, answer func(error)) { s.Promote(step, answer) })
+}
+
+func (c *controlled) Abort() error {
+	return c.answer(func(s supervision, answer func(error)) { s.Abort(answer) })
+}
+
+func (c *controlled) Scale(n int, relative bool) (workers int, err error) {
+	err = c.answer(func(s supervision, answer func(error)) {
+		s.Scale(n, relative, func(now int, err error) {
+			workers = now
+			answer(err)
+		})
+	})
+	if err != nil {
+		return 0, err
+	}
+	return workers, nil
+}
+
+// answer waits for an answer, or the engine's end.
+func (c *controlled) answer(ask func(supervision, func(error))) error {
+	if c.more == nil {
+		return errLater
+	}
+	got := make(chan error, 1)
+	ask(c.more, func(err error) { got <- err })
+	select {
+	case err := <-got:
+		return err
+	case <-c.ended:
+	}
+	select {
+	case err := <-got: // both had happened
+		return err
+	default:
+		return errors.New("the launcher has ended")
+	}
+}
+
+// claim is the application's name as this process's own, and the control socket that
+// comes with it.
+type claim struct {
+	*control.Claim
+	server *control.Server
+	done   chan struct{} // closed when nothing is served any more
+}
+
+// take claims the name, so that one application has one launcher. Only another one
+// that has it is an error: without a directory there is no control socket, and
+// everything else is as it should be.
+func take(o Options, name string, log *slog.Logger) (*claim, error) {
+	none := &claim{}
+	if o.Home == nil {
+		return none, nil
+	}
+	dir, err := o.Home()
+	if err == nil {
+		none.Claim, err = control.Take(dir, name)
+	}
+	var taken *control.TakenError
+	if errors.As(err, &taken) {
+		return nil, err
+	}
+	if err != nil {
+		log.Warn("no control socket: "+err.Error(), "directory", dir)
+	}
+	return none, nil
+}
+
+// serve answers on the control socket until leave.
+func (c *claim) serve(e control.Engine, log *slog.Logger) {
+	if c.Claim == nil {
+		return
+	}
+	l, err := c.Listen()
+	if err != nil {
+		log.Warn("no control socket: " + err.Error())
+		return
+	}
+	c.server, c.done = control.New(e, log), make(chan struct{})
+	go func() { // ends with leave
+		defer close(c.done)
+		if err := c.server.Serve(l); err != nil {
+			log.Error("the control socket is not served any more: " + err.Error())
+		}
+	}()
+}
+
+// leave gives up the name, once the engine has ended. Those who wait for the end of the
+// launcher learn it by the end of the process, which is what follows.
+func (c *claim) leave(log *slog.Logger) {
+	if c.server != nil {
+		c.server.Leave()
+		<-c.done
+	}
+	if c.Claim == nil {
+		return
+	}
+	if err := c.Close(); err != nil {
+		log.Warn("the control socket is left behind: " + err.Error())
+	}
+}
