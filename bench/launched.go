@@ -63,7 +63,9 @@ func (b *bench) underBaton(ctx context.Context, flags ...string) (*launched, err
 	}
 	stamps := filepath.Join(b.dir, "stamps-"+strings.ReplaceAll(address, ":", "-"))
 	args := append([]string{"run", "--listen", address, "--log", "json"}, flags...)
-	return b.launch(ctx, command(ctx, b.baton, append(args, "--", b.server, "-stamps", stamps)...), address, stamps)
+	cmd := command(ctx, b.baton, append(args, "--", b.server, "-stamps", stamps)...)
+	cmd.Env = append(os.Environ(), "BATON_HOME="+stamps+"-home") // several of one name run at once
+	return b.launch(ctx, cmd, address, stamps)
 }
 
 // launch returns once the server answers. It is ended with the part at the latest.

@@ -234,7 +234,7 @@ ready = "notify"
 
 func (s *batonSide) start(ctx context.Context) (err error) {
 	cmd := command(context.WithoutCancel(ctx), s.b.baton, "run", "--config", s.file, "--log", "json")
-	cmd.Dir = s.dir
+	cmd.Dir, cmd.Env = s.dir, append(os.Environ(), "BATON_HOME="+filepath.Join(s.dir, "home"))
 	if s.l, err = s.b.launch(ctx, cmd, s.address, ""); err != nil {
 		return err
 	}

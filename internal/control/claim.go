@@ -108,8 +108,12 @@ func lock(f *os.File) (mine bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	if there, err := os.Lstat(f.Name()); err != nil || !os.SameFile(ours, there) {
-		return false, nil
+	there, err := os.Lstat(f.Name())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, err
+	}
+	if err != nil || !os.SameFile(ours, there) {
+		return false, nil //nolint:nilerr // that it is gone is the answer
 	}
 	if err := f.Truncate(0); err != nil {
 		return false, err

@@ -390,11 +390,11 @@ func (s *Server) stop(w http.ResponseWriter, r *http.Request, q url.Values) {
 		answer(w, http.StatusAccepted, accepted{true})
 		return
 	}
-	s.untilEnd(w, r.Context())
+	s.untilEnd(r.Context(), w)
 }
 
 // untilEnd begins a response whose end is that of its connection, and waits for that.
-func (s *Server) untilEnd(w http.ResponseWriter, gone context.Context) {
+func (s *Server) untilEnd(gone context.Context, w http.ResponseWriter) {
 	rc := http.NewResponseController(w)
 	_ = rc.SetWriteDeadline(time.Now().Add(writeTime)) // a connection has it always
 	w.Header().Set("Content-Type", "application/json")

@@ -279,7 +279,7 @@ func TestAStopIsAnsweredAtOnceAndEndsWithTheProcess(t *testing.T) {
 		t.Errorf("the client has %v", err)
 	}
 	_ = c.SetReadDeadline(time.Now().Add(time.Minute)) // it was set above
-	if n, err := c.Read(buf); n != 0 || err != io.EOF {
+	if n, err := c.Read(buf); n != 0 || !errors.Is(err, io.EOF) {
 		t.Errorf("the response ended with %q, %v", buf[:n], err)
 	}
 }
