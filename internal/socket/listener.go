@@ -187,7 +187,8 @@ type Listener interface {
 	// same until the slot is named in Unite, also when the socket behind it
 	// breaks and is replaced. When steered, each call makes O_NONBLOCK what
 	// Options.NonBlocking says, whatever the slot's last worker left; in shared
-	// mode the flag is the workers' own once the socket was made.
+	// mode, and of united slots, the flag is the workers' own once the socket was made
+	// or given to slots that are not steered to.
 	// So ask for it only when a worker is started: one that still runs on the
 	// slot finds the flag changed under it.
 	FD(slot int) (int, error)

@@ -43,6 +43,11 @@ func (l *unixListener) unite(numbers []int) (err error) {
 			return err
 		}
 	}
+	if !l.steered(one) { // nobody runs on it yet whose flag it is
+		if err := l.handOver(one); err != nil {
+			return err
+		}
+	}
 	before := l.sockets()
 	for _, number := range numbers {
 		l.slots[number] = one

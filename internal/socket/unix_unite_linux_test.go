@@ -408,3 +408,33 @@ func TestARefusedShareHasNoTurn(t *testing.T) {
 		t.Errorf("%d queued on slot %d", n, first)
 	}
 }
+
+// The flag of a socket that several workers have is theirs: a successor's start must
+// not make the others block. The next generation finds it as configured.
+func TestUnitedSlotsKeepTheFlagOfThoseWhoServe(t *testing.T) {
+	l := unixListen(t, unixOptions())
+	blocking := func(slot int) bool {
+		t.Helper()
+		fd, err := l.FD(slot)
+		unixCheck(t, err)
+		flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
+		unixCheck(t, err)
+		return flags&unix.O_NONBLOCK == 0
+	}
+	unixCheck(t, l.Unite(0, 1))
+	unixCheck(t, l.Steer(to(0, 1)))
+	if !blocking(0) || !blocking(1) {
+		t.Error("a fresh socket does not block")
+	}
+	unixCheck(t, unix.SetNonblock(unixDupClosed(t, l, 0), true)) // as a worker does
+	unixCheck(t, l.Unite(0, 1, 4))
+	if blocking(1) || blocking(4) {
+		t.Error("the start of another worker made those that serve block")
+	}
+	unixCheck(t, l.Unite(2, 3))
+	unixCheck(t, l.Steer(to(2, 3)))
+	unixCheck(t, l.Unite(0, 1, 4))
+	if !blocking(0) || !blocking(4) || !blocking(2) {
+		t.Error("a generation finds the flag that an earlier one has left")
+	}
+}
