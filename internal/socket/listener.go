@@ -77,7 +77,7 @@ const (
 // table, the weights of the others must make up for it, or clients change sides.
 //
 // A unix socket's clients have no address: its shares take turns, whatever their
-// sides (see Listener.Unite).
+// sides (see Steer).
 type Share struct {
 	Slot   int
 	Weight int
@@ -165,12 +165,30 @@ type Listener interface {
 	Apply(Options) error
 	// Reserve makes slot exist, with its guard, and takes back a Refuse.
 	Reserve(slot int) error
+	// Unite says that the slots are of workers that serve together: call it with all
+	// slots of a generation before the first of its workers gets one, and again with
+	// one more before a worker joins them. Each must be reserved all the same. Where connections cannot be steered to one
+	// of several slots (unix) they get one socket: the socket that one of them has,
+	// with its queue, unless slots that are not named have it too, else a new one.
+	// Elsewhere nothing changes. A slot that a worker of another generation has, or
+	// that is steered to by another socket than the one they get, is not to be named.
+	//
+	// What follows is as in shared mode, but among these slots alone: Pending, Refuse
+	// and Broken concern the one socket, Probe and Dial count only what owner accepts,
+	// and a worker that leaves while the others serve may accept until it is
+	// signalled. To steer away from all of them is as exact as ever.
+	Unite(slots ...int) error
+	// Sharing are the slots that have the slot's socket, the slot itself among them:
+	// every slot in shared mode, and when steered only those that were united with it.
+	// nil where there is no such slot.
+	Sharing(slot int) []int
 	// FD is the slot's descriptor, to be duplicated into a worker. It belongs to
 	// the Listener (never close it), is close-on-exec, and its number stays the
-	// same for as long as the Listener lives, also when the socket behind it
+	// same until the slot is named in Unite, also when the socket behind it
 	// breaks and is replaced. When steered, each call makes O_NONBLOCK what
 	// Options.NonBlocking says, whatever the slot's last worker left; in shared
-	// mode the flag is the workers' own once the socket was made.
+	// mode, and of united slots, the flag is the workers' own once the socket was made
+	// or given to slots that are not steered to.
 	// So ask for it only when a worker is started: one that still runs on the
 	// slot finds the flag changed under it.
 	FD(slot int) (int, error)
@@ -178,7 +196,9 @@ type Listener interface {
 	// changes when a broken socket is replaced.
 	Inode(slot int) (uint64, error)
 	// Steer sends every connection that begins after it returns to the slots of
-	// table (at least one), by their weights. The slots must be reserved.
+	// table (at least one), by their weights. The slots must be reserved. On a unix
+	// socket, slots that are not united take turns of a fraction of a second, as long as
+	// their weights say; no client has a side there.
 	Steer(table []Share) error
 	// Maintain compares the sockets with what they should be and puts right
 	// what is not. It is cheap; call it each second, after a worker has become

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -142,6 +144,21 @@ func (l *shared) Reserve(slot int) error {
 		l.refused = false
 		return errors.Join(detachFilter(l.only.fd), l.at.hear(l.only.fd))
 	})
+}
+
+// Unite changes nothing: all slots are one socket as it is.
+func (l *shared) Unite(slots ...int) error {
+	return l.locked("unite slots of", func() error { return nil })
+}
+
+// Sharing is every slot.
+func (l *shared) Sharing(slot int) []int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed || !l.slots[slot] {
+		return nil
+	}
+	return slices.Sorted(maps.Keys(l.slots))
 }
 
 // FD leaves O_NONBLOCK alone: it belongs to the open file description, and so

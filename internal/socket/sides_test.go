@@ -46,7 +46,9 @@ func scatter(n uint32) uint32 { return rand.New(rand.NewPCG(uint64(n), 1)).Uint3
 func sided(t *testing.T, weight int) []bpf.Instruction {
 	t.Helper()
 	p, err := compile(nil, []share{{index: 1, weight: 1000 - weight}, {index: 2, weight: weight, side: 1}}, byChance)
-	must(t, err)
+	if err != nil {
+		t.Fatal(err)
+	}
 	return disassemble(t, p)
 }
 
@@ -82,7 +84,9 @@ func TestSideOneHasItsPartOfTheClientsAndKeepsThem(t *testing.T) {
 func TestASmallSide(t *testing.T) {
 	const clients = 1 << 18
 	p, err := compile(nil, []share{{index: 1, weight: 1<<16 - 1}, {index: 2, weight: 1, side: 1}}, byChance)
-	must(t, err)
+	if err != nil {
+		t.Fatal(err)
+	}
 	code, got := disassemble(t, p), 0
 	for n := range uint32(clients) {
 		if interpret(t, code, packet{from: netip.AddrPortFrom(v4(n*2654435761), 1)}) == 2 { // each address once
@@ -133,7 +137,9 @@ func TestTheSharesOfASide(t *testing.T) {
 		byFlow:   nil,
 	} {
 		program, err := compile(nil, table, how)
-		must(t, err)
+		if err != nil {
+			t.Fatal(err)
+		}
 		p := disassemble(t, program)
 		for n := range uint32(50) {
 			got := make(map[uint32]int)
@@ -160,7 +166,9 @@ func TestTheSharesOfASide(t *testing.T) {
 func TestOneSideAloneIsChance(t *testing.T) {
 	for side := range 2 {
 		p, err := compile(nil, []share{{1, 1, side}, {2, 1, side}}, byChance)
-		must(t, err)
+		if err != nil {
+			t.Fatal(err)
+		}
 		got := make(map[uint32]int)
 		for draw := range uint32(10) {
 			got[run(t, p, packet{from: from("10.0.0.1:1"), random: draw})]++
@@ -186,7 +194,9 @@ func TestAProgramForHundredsOfWorkers(t *testing.T) {
 				}
 			}
 			p, err := compile(rules, table, how)
-			must(t, err)
+			if err != nil {
+				t.Fatal(err)
+			}
 			if len(p) > 4096 {
 				t.Errorf("%d instructions", len(p))
 			}

@@ -79,6 +79,21 @@ func (g *steered) with(slot int, doing string, f func(m *member) error) error {
 	})
 }
 
+// Unite changes nothing: each slot is steered to by itself.
+func (g *steered) Unite(slots ...int) error {
+	return g.locked("unite slots of", func() error { return nil })
+}
+
+// Sharing is the slot alone.
+func (g *steered) Sharing(slot int) []int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed || g.slots[slot] == nil {
+		return nil
+	}
+	return []int{slot}
+}
+
 func (g *steered) FD(slot int) (int, error) {
 	fd := -1
 	err := g.with(slot, "descriptor of", func(m *member) error {

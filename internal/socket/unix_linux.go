@@ -21,9 +21,9 @@ import (
 // hard link to the file of the slot that receives, and Steer renames a link to
 // another over it, which is atomic: connect(2) finds the one or the other.
 //
-// A name leads to one file, so there are no parts to give: Steer sends
-// everything to the share with the largest weight, the first of them where
-// several are as large. Workers that must all receive share a slot.
+// A name leads to one file, and to no part of it. Workers that all serve get one
+// socket for their slots (Unite), from which whoever is idle accepts; where a table
+// names several sockets all the same, as that of a canary does, these take turns.
 //
 // A worker that unlinks the path, as many do on exit, undoes nothing: the
 // private links remain, and the path is linked back as soon as inotify tells,
@@ -42,7 +42,7 @@ type unixListener struct {
 	watch   *unixWatch
 
 	done     chan struct{}  // closed by Close
-	partings sync.WaitGroup // goodbyes of dialed connections; added to under mu
+	partings sync.WaitGroup // goodbyes of dialed connections, and turns; added to under mu
 
 	mu     sync.Mutex // never held while waiting for a worker
 	o      Options
@@ -53,13 +53,20 @@ type unixListener struct {
 	bound  map[string]bool   // every name a socket was bound under
 	told   map[int]bool      // slots whose backlog was reported as restored
 	taken  time.Time         // when the path was last taken back from a stranger
+	table  []Share           // of the last Steer
+	period time.Duration     // of turns
+	old    []*unixSlot       // sockets that no slot has any more, with something queued
+	made   int               // sockets so far
 	closed bool
+
+	endTurns func()
 }
 
 // A unixSlot is one socket. Its descriptor's number stays while the socket
 // behind it is replaced.
 type unixSlot struct {
 	number  int // of the slot, or the first of all that share it
+	key     int // name of its file in the private directory
 	fd      int
 	inode   uint64      // of the socket
 	file    fileID      // of the file it is bound to
@@ -70,13 +77,14 @@ type unixSlot struct {
 	given   []int // connections of probes that were given up, in its queue
 }
 
-// link is the name of the slot's file in the private directory.
-func (s *unixSlot) link() string { return strconv.Itoa(s.number) }
+// link is the name of the socket's file in the private directory.
+func (s *unixSlot) link() string { return strconv.Itoa(s.key) }
 
 func listenUnix(ctx context.Context, a Address, o Options) (Listener, error) {
 	l := &unixListener{name: o.Name, address: a, o: o,
 		log: o.logger().With("listener", o.Name), found: newFindings(o.Name), done: make(chan struct{}),
-		slots: make(map[int]*unixSlot), bound: make(map[string]bool), told: make(map[int]bool)}
+		slots: make(map[int]*unixSlot), bound: make(map[string]bool), told: make(map[int]bool),
+		table: []Share{{Slot: 0, Weight: 1}}, period: turnPeriod, endTurns: func() {}}
 	err := ctx.Err()
 	if err == nil {
 		err = l.open()
@@ -150,7 +158,16 @@ func connectUnix(path string) (fd int, err error) {
 
 // add reserves a slot; l.mu is held.
 func (l *unixListener) add(number int) (*unixSlot, error) {
-	s, err := l.make(number)
+	s, err := l.socket(number)
+	if err == nil {
+		l.slots[number] = s
+	}
+	return s, err
+}
+
+// socket makes one more socket, whose first slot it is to be; l.mu is held.
+func (l *unixListener) socket(number int) (*unixSlot, error) {
+	s, err := l.make(number, l.made)
 	if err != nil {
 		return nil, err
 	}
@@ -158,13 +175,13 @@ func (l *unixListener) add(number int) (*unixSlot, error) {
 		unix.Close(s.fd) // nobody has connected yet
 		return nil, err
 	}
-	l.slots[number] = s
+	l.made++
 	return s, nil
 }
 
-// make makes a listening socket for a slot and gives its file the slot's name.
-func (l *unixListener) make(number int) (_ *unixSlot, err error) {
-	s := &unixSlot{number: number, names: -1}
+// make makes a listening socket for a slot and gives its file the key as a name.
+func (l *unixListener) make(number, key int) (_ *unixSlot, err error) {
+	s := &unixSlot{number: number, key: key, names: -1}
 	var bound string
 	if s.fd, bound, err = l.place.bind(); err != nil {
 		return nil, err
@@ -257,8 +274,8 @@ func (l *unixListener) slot(number int) (*unixSlot, error) {
 // sockets are the slots without repetition, in a fixed order; l.mu is held.
 func (l *unixListener) sockets() []*unixSlot {
 	var all []*unixSlot
-	for number, s := range l.slots {
-		if number == s.number {
+	for _, s := range l.slots {
+		if !slices.Contains(all, s) {
 			all = append(all, s)
 		}
 	}
@@ -295,9 +312,10 @@ func (l *unixListener) admit(s *unixSlot) error {
 		return nil
 	}
 	s.refused = false
-	if l.at != s {
+	if l.at != s && !(l.at.refused && l.steered(s)) {
 		return nil
 	}
+	l.at = s
 	if _, _, named := l.whereIs(s); !named {
 		return l.replace(s, "refusing had taken its only name")
 	}
@@ -308,7 +326,7 @@ func (l *unixListener) FD(number int) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s, err := l.slot(number)
-	if err == nil && l.reason == "" {
+	if err == nil && l.reason == "" && len(l.with(s)) == 1 {
 		err = l.handOver(s)
 	}
 	if err != nil {
@@ -334,53 +352,6 @@ func (l *unixListener) Inode(number int) (uint64, error) {
 		return 0, l.fail("inode of", err)
 	}
 	return s.inode, nil
-}
-
-// Steer lets the path lead to the share with the largest weight.
-func (l *unixListener) Steer(table []Share) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	to, err := l.heaviest(table)
-	if err != nil {
-		return l.fail("steer", err)
-	}
-	if l.reason != "" {
-		return nil
-	}
-	if to.refused {
-		return l.fail("steer", fmt.Errorf("slot %d: refused", to.number))
-	}
-	// What another slot suffers from must not stop this one; Maintain tells.
-	_ = l.maintain(false)
-	before := l.at
-	l.at = to
-	if err := l.place.show(to.link()); err != nil {
-		l.at = before
-		return l.fail("steer", err)
-	}
-	return nil
-}
-
-// heaviest is the slot with the largest weight in the table; l.mu is held.
-func (l *unixListener) heaviest(table []Share) (*unixSlot, error) {
-	if len(table) == 0 {
-		return nil, errors.New("no slots to steer to")
-	}
-	var to *unixSlot
-	most := 0
-	for _, share := range table {
-		s, err := l.slot(share.Slot)
-		if err != nil {
-			return nil, err
-		}
-		if share.Weight < 1 {
-			return nil, fmt.Errorf("slot %d: weight %d, less than 1", share.Slot, share.Weight)
-		}
-		if share.Weight > most {
-			to, most = s, share.Weight
-		}
-	}
-	return to, nil
 }
 
 func (l *unixListener) Apply(o Options) error {
@@ -423,22 +394,42 @@ func (l *unixListener) whereIs(s *unixSlot) (directory int, name string, ok bool
 	return -1, "", false
 }
 
-// Refuse takes the path away if it leads to the slot: a new client is told at
-// once that there is no such file.
+// Refuse takes the path away if it leads to one of the slots and no other has a turn:
+// a new client is told at once that there is no such file.
 func (l *unixListener) Refuse(numbers ...int) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, number := range numbers {
 		s, err := l.slot(number)
-		if err == nil {
-			s.refused = true
-			err = l.place.hide(s.file)
-		}
 		if err != nil {
 			return l.fail("refuse connections to", err)
 		}
+		s.refused = true
+	}
+	if !l.at.refused {
+		return nil
+	}
+	for _, s := range l.sockets() {
+		if !s.refused && l.steered(s) {
+			l.at = s // whose turn it was not
+			break
+		}
+	}
+	var err error
+	if l.at.refused {
+		err = l.place.hide(l.at.file)
+	} else {
+		err = l.place.show(l.at.link())
+	}
+	if err != nil {
+		return l.fail("refuse connections to", err)
 	}
 	return nil
+}
+
+// steered tells whether the table names the socket; l.mu is held.
+func (l *unixListener) steered(s *unixSlot) bool {
+	return slices.ContainsFunc(l.table, func(share Share) bool { return l.slots[share.Slot] == s })
 }
 
 // Close removes the path if it is still ours, then the private directory.
@@ -464,6 +455,7 @@ func (l *unixListener) Close() error {
 		s.forget()
 		unix.Close(s.fd) // what is queued is the workers', who have duplicates
 	}
+	l.closeOld(true)
 	if l.place != nil {
 		errs = append(errs, l.place.remove())
 	}

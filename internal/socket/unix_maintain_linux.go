@@ -110,6 +110,7 @@ func (l *unixListener) maintain(woken bool) error {
 	for _, s := range l.sockets() {
 		errs = append(errs, l.mend(s))
 	}
+	l.closeOld(false)
 	// Until open is through, and when it fails, the path leads nowhere yet.
 	if l.at != nil && !l.at.refused {
 		errs = append(errs, l.mendPath(woken))
@@ -232,7 +233,7 @@ func (l *unixListener) replace(s *unixSlot, why string) (err error) {
 			err = fmt.Errorf("replace slot %d: %w", s.number, err)
 		}
 	}()
-	fresh, err := l.make(s.number)
+	fresh, err := l.make(s.number, s.key)
 	if err != nil {
 		return err
 	}

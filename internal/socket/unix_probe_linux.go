@@ -143,10 +143,11 @@ func (l *unixListener) Probe(ctx context.Context, number int, owner func(inode u
 	})
 }
 
-// Dial connects as Probe does and keeps the connection; when steered, whether it
-// was accepted or waits in the slot's queue.
+// Dial connects as Probe does and keeps the connection; where the socket is the
+// slot's alone, whether it was accepted or waits in the slot's queue.
 func (l *unixListener) Dial(ctx context.Context, number int, owner func(inode uint64) bool) (net.Conn, error) {
-	if l.reason != "" && owner == nil {
+	several := l.several(number)
+	if several && owner == nil {
 		return nil, l.fail("dial", ErrNoProof)
 	}
 	var kept oneConn
@@ -154,7 +155,7 @@ func (l *unixListener) Dial(ctx context.Context, number int, owner func(inode ui
 		var fd int
 		var inode uint64
 		var err error
-		if l.reason == "" {
+		if !several {
 			fd, inode, err = l.connect(number)
 		} else {
 			fd, inode, err = l.prove(ctx, number, owner)
@@ -179,7 +180,7 @@ func (l *unixListener) insist(ctx context.Context, number int, doing string, try
 	pause := probePause
 	for tries := 0; ; tries++ {
 		n := 1
-		if l.reason != "" {
+		if l.several(number) {
 			n = volleySize(tries)
 		}
 		err := l.outlasted(number, most)
@@ -231,8 +232,8 @@ func full(s *unixSlot) bool {
 	return err == nil && ok && d.RQueue > d.WQueue
 }
 
-// prove makes one connection and returns nil when it was accepted, in shared mode
-// by owner. The connection stays open while owner looks: a worker closes its end
+// prove makes one connection and returns nil when it was accepted, by owner where
+// several slots have the socket. The connection stays open while owner looks: a worker closes its end
 // as soon as this one is closed, and then nobody owns it. With an error fd is -1,
 // or a connection to abandon.
 func (l *unixListener) prove(ctx context.Context, number int, owner func(inode uint64) bool) (fd int, inode uint64, err error) {
@@ -240,7 +241,7 @@ func (l *unixListener) prove(ctx context.Context, number int, owner func(inode u
 		return -1, 0, err
 	}
 	accepted, err := acceptance(ctx, fd)
-	if err == nil && l.reason != "" && owner != nil && !owner(accepted) {
+	if err == nil && owner != nil && l.several(number) && !owner(accepted) {
 		err = errors.New("accepted by another worker")
 	}
 	return fd, inode, err
