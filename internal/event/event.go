@@ -15,27 +15,35 @@ const (
 	ListenerOpened Kind = "listener-opened" // Listener, Mode, Reason (why shared)
 	ListenerClosed Kind = "listener-closed"
 	Requested      Kind = "reload-requested"
-	Superseded     Kind = "superseded" // a later reload took the place of a remembered one
-	Refused        Kind = "refused"    // config, release or a new listener is unfit; nothing was started
-	Starting       Kind = "starting"   // a generation's workers are being started
-	Started        Kind = "started"    // a worker's target was executed: PID
-	Ready          Kind = "ready"      // a worker is ready: Reason says by what
-	Serving        Kind = "serving"    // a generation receives new connections from this instant
-	Standby        Kind = "standby"    // a generation stands by during the bake
-	RolledBack     Kind = "rolledback" // a newcomer failed: Reason, Tail
-	Draining       Kind = "draining"   // a generation receives nothing new
-	Signalled      Kind = "signalled"  // a worker got its drain signal
-	Killed         Kind = "killed"     // a worker got KILL: Reason
-	Crashed        Kind = "crashed"    // a worker was lost without being asked to end: Reason, Tail
-	Restarting     Kind = "restarting" // its successor starts after Delay
-	Emptying       Kind = "emptying"   // a slot without a worker has connections queued; a worker is started to serve them
-	Abandoned      Kind = "abandoned"  // such a slot could not be emptied: these connections are lost
-	Exited         Kind = "exited"     // a worker that was asked to end has ended
-	Gone           Kind = "gone"       // nothing of a generation is left
-	Finding        Kind = "finding"    // something was wrong with a listener's sockets and was put right
-	Status         Kind = "status"     // a worker described itself (STATUS=)
-	Stopping       Kind = "stopping"   // the launcher ends
-	Stopped        Kind = "stopped"    // the launcher has ended
+	Superseded     Kind = "superseded"   // a later reload took the place of a remembered one
+	Refused        Kind = "refused"      // config, release or a new listener is unfit; nothing was started
+	Starting       Kind = "starting"     // a generation's workers are being started
+	Started        Kind = "started"      // a worker's target was executed: PID
+	Ready          Kind = "ready"        // a worker is ready: Reason says by what
+	Serving        Kind = "serving"      // a generation receives new connections from this instant
+	Standby        Kind = "standby"      // a generation stands by during the bake
+	RolledBack     Kind = "rolledback"   // a newcomer failed: Reason, Tail
+	Draining       Kind = "draining"     // a generation receives nothing new
+	Signalled      Kind = "signalled"    // a worker got its drain signal
+	Killed         Kind = "killed"       // a worker got KILL: Reason
+	Crashed        Kind = "crashed"      // a worker was lost without being asked to end: Reason, Tail
+	Restarting     Kind = "restarting"   // its successor starts after Delay
+	Emptying       Kind = "emptying"     // a slot without a worker has connections queued; a worker is started to serve them
+	Abandoned      Kind = "abandoned"    // such a slot could not be emptied: these connections are lost
+	Exited         Kind = "exited"       // a worker that was asked to end has ended
+	Gone           Kind = "gone"         // nothing of a generation is left
+	Finding        Kind = "finding"      // something was wrong with a listener's sockets and was put right
+	Status         Kind = "status"       // a worker described itself (STATUS=)
+	Canary         Kind = "canary"       // a generation receives a share of new connections: Weight, in percent; 0: worker by worker
+	Stuck          Kind = "stuck"        // a worker leaves connections unaccepted: Reason
+	Unhealthy      Kind = "unhealthy"    // a worker failed its live probe or watchdog, or is stuck, and is replaced: Reason
+	Replacing      Kind = "replacing"    // a worker gets a successor, and ends when that one is ready: Reason, Delay
+	Scaled         Kind = "scaled"       // a generation gets another number of workers
+	CrashLoop      Kind = "crash-loop"   // a worker is lost again and again before it has run for a while
+	Reverting      Kind = "reverting"    // a release that served before is started again: Reason
+	LeftStopped    Kind = "left-stopped" // a worker ended in a way after which it is not to be restarted: Reason
+	Stopping       Kind = "stopping"     // the launcher ends
+	Stopped        Kind = "stopped"      // the launcher has ended
 )
 
 // Event is one past fact.
@@ -51,8 +59,9 @@ type Event struct {
 	Address    string        `json:"address,omitempty"`  // canonical address of the listener
 	Mode       string        `json:"mode,omitempty"`     // "steered" or "shared"
 	Reason     string        `json:"reason,omitempty"`
-	Delay      time.Duration `json:"delay,omitempty"` // nanoseconds
-	Tail       []string      `json:"tail,omitempty"`  // the last lines that a failed worker printed
+	Delay      time.Duration `json:"delay,omitempty"`  // nanoseconds
+	Weight     int           `json:"weight,omitempty"` // percent of new connections, of a canary
+	Tail       []string      `json:"tail,omitempty"`   // the last lines that a failed worker printed
 }
 
 // Report is the present state of one launcher.
@@ -91,4 +100,12 @@ type Worker struct {
 	Started  time.Time `json:"started,omitzero"`
 	Restarts int       `json:"restarts,omitempty"` // since it was last up for reset_after
 	Status   string    `json:"status,omitempty"`   // in its own words
+}
+
+// Verdict is the one answer to a reload or a rollback.
+type Verdict struct {
+	Outcome    string   `json:"outcome"`              // "swapped", "rolled back", "refused", "superseded" or "stopped"
+	Generation int      `json:"generation,omitempty"` // 0: none was begun
+	Reason     string   `json:"reason,omitempty"`
+	Tail       []string `json:"tail,omitempty"` // the newcomer's last lines
 }
