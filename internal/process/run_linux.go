@@ -71,8 +71,7 @@ func (p *Process) await(ctx context.Context, out *os.File) (string, error) {
 	words := make(chan string, 1)
 	go func() { words <- tail(out) }() // ends with the pipe, or its deadline
 	<-p.Done()
-	_ = p.Kill() // what it left in its group; nobody is as good
-
+	p.letGo()
 	_ = out.SetReadDeadline(time.Now().Add(linger)) // a pipe that does not block has one
 	said := <-words
 	switch status := p.Status(); {
@@ -85,6 +84,16 @@ func (p *Process) await(ctx context.Context, out *os.File) (string, error) {
 	default:
 		return "", errors.New(status.String())
 	}
+}
+
+// letGo ends what is left of the group. Nobody signals it after that, so that its pidfd
+// need not wait until the last of them is reaped, which a zombie's parent may never do.
+func (p *Process) letGo() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	_ = p.kill(unix.SIGKILL) // nobody is as good
+	p.gone = true
+	p.fd.close()
 }
 
 // tail reads to the end and returns the last of it that is not blank.

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"syscall"
@@ -143,6 +145,32 @@ func TestAJobGetsNoDescriptorOfOurs(t *testing.T) {
 	said, err := job(t.Context(), t, `for n in $(seq 0 100); do if [ -e /proc/$$/fd/$n ]; then echo $n; fi; done`)
 	if said != "0\n1\n2" || err != nil || w.Fd() > 100 {
 		t.Errorf("open in the job: %q, %v; want 0, 1, 2", said, err)
+	}
+}
+
+func TestAJobKeepsNoPidfdOfWhatItLeft(t *testing.T) {
+	count := func() (n int) {
+		all, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range all {
+			if to, _ := os.Readlink("/proc/self/fd/" + e.Name()); to == "anon_inode:[pidfd]" {
+				n++
+			}
+		}
+		return n
+	}
+	runtime.GC() // those of other tests
+	defer debug.SetGCPercent(debug.SetGCPercent(-1))
+	before := count()
+	for range 10 { // whether those that are killed are gone by then is chance
+		if _, err := job(t.Context(), t, "for n in 1 2 3 4; do sleep 600 & done"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if after := count(); after > before {
+		t.Errorf("%d pidfds are open, %d were", after, before)
 	}
 }
 
