@@ -41,7 +41,7 @@ var foundations = []string{
 // What the command line wires together; the engine's inside is not part of it.
 var services = []string{
 	"handoff", "health", "internal/config", "internal/control", "internal/demo", "internal/event",
-	"internal/launcher", "internal/logs", "internal/process", "internal/socket", "internal/systemd",
+	"internal/hooks", "internal/launcher", "internal/logs", "internal/process", "internal/socket", "internal/systemd",
 	"internal/tui", "internal/upgrade",
 }
 
@@ -50,7 +50,7 @@ var rooms = []room{
 	{dir: "internal/cli", may: services},
 	{dir: "internal/demo", may: []string{"handoff", "internal/config", "internal/event", "internal/launcher",
 		"internal/load", "internal/process"}},
-	{dir: "internal/launcher", may: append([]string{"handoff", "internal/config", "internal/control", "internal/logs",
+	{dir: "internal/launcher", may: append([]string{"handoff", "internal/config", "internal/control", "internal/hooks", "internal/logs",
 		"internal/systemd", "internal/upgrade"}, foundations...)},
 	{dir: "internal/tui", may: []string{"internal/control", "internal/event"}},
 	{dir: "internal/control", may: []string{"internal/event"}},
@@ -61,6 +61,7 @@ var rooms = []room{
 	{dir: "internal/config"},
 	{dir: "internal/e2e"},
 	{dir: "internal/event"},
+	{dir: "internal/hooks", may: []string{"internal/event", "internal/process"}},
 	{dir: "internal/load"},
 	{dir: "internal/logs"},
 	{dir: "internal/process", tests: []string{"internal/protocol"}},
