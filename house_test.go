@@ -41,8 +41,8 @@ var foundations = []string{
 // What the command line wires together; the engine's inside is not part of it.
 var services = []string{
 	"handoff", "health", "internal/config", "internal/control", "internal/demo", "internal/event",
-	"internal/launcher", "internal/logs", "internal/process", "internal/socket", "internal/systemd",
-	"internal/tui", "internal/upgrade",
+	"internal/hooks", "internal/launcher", "internal/logs", "internal/process", "internal/socket", "internal/systemd",
+	"internal/tui", "internal/upgrade", "internal/watch",
 }
 
 var rooms = []room{
@@ -50,8 +50,8 @@ var rooms = []room{
 	{dir: "internal/cli", may: services},
 	{dir: "internal/demo", may: []string{"handoff", "internal/config", "internal/event", "internal/launcher",
 		"internal/load", "internal/process"}},
-	{dir: "internal/launcher", may: append([]string{"handoff", "internal/config", "internal/control", "internal/logs",
-		"internal/systemd", "internal/upgrade"}, foundations...)},
+	{dir: "internal/launcher", may: append([]string{"handoff", "internal/config", "internal/control", "internal/hooks", "internal/logs",
+		"internal/systemd", "internal/upgrade", "internal/watch"}, foundations...)},
 	{dir: "internal/tui", may: []string{"internal/control", "internal/event"}},
 	{dir: "internal/control", may: []string{"internal/event"}},
 	{dir: "internal/upgrade", may: []string{"internal/event", "internal/process", "internal/protocol", "internal/socket"}},
@@ -61,6 +61,7 @@ var rooms = []room{
 	{dir: "internal/config"},
 	{dir: "internal/e2e"},
 	{dir: "internal/event"},
+	{dir: "internal/hooks", may: []string{"internal/event", "internal/process"}},
 	{dir: "internal/load"},
 	{dir: "internal/logs"},
 	{dir: "internal/process", tests: []string{"internal/protocol"}},
@@ -68,6 +69,7 @@ var rooms = []room{
 	{dir: "internal/socket", may: []string{"internal/socket/diag"}},
 	{dir: "internal/socket/diag"},
 	{dir: "internal/systemd"},
+	{dir: "internal/watch"},
 	{dir: "internal/testkit/wire", may: []string{"internal/testkit"}},
 	{dir: "internal/testkit", may: []string{"internal/load", "internal/process"}},
 	{dir: "examples"}, // not one line but for its tests
@@ -111,7 +113,7 @@ var owners = map[string][]string{
 	"charm.land/lipgloss/v2":            {"internal/tui"},
 	"github.com/coreos/go-systemd/v22":  {"internal/systemd", "examples/go-systemd"},
 	"github.com/DeRuina/timberjack":     {"internal/logs"},
-	"github.com/fsnotify/fsnotify":      {"internal/logs"},
+	"github.com/fsnotify/fsnotify":      {"internal/logs", "internal/watch"},
 	"github.com/elastic/go-seccomp-bpf": {"internal/process"},
 }
 

@@ -1,18 +1,11 @@
 package handoff
 
 import (
-	"bytes"
 	"context"
-	"errors"
-	"fmt"
-	"io"
 	"net"
 	"net/netip"
-	"os"
 	"strconv"
-	"strings"
 	"sync"
-	"time"
 
 	"baton/handoff/machine"
 	"baton/health"
@@ -173,9 +166,6 @@ func (p *peer) allowed(local, remote netip.AddrPort) bool {
 	return held && err == nil
 }
 
-// said bounds what is kept of what a probe's command says, in bytes.
-const said = 4096
-
 // runProbe is health.Target.Run: the command runs as the worker does. Its error has
 // the last line it said.
 func (s *Supervisor) runProbe(g *generation, w *worker, who *peer) health.Run {
@@ -187,67 +177,13 @@ func (s *Supervisor) runProbe(g *generation, w *worker, who *peer) health.Run {
 			return err
 		}
 		defer func() { _ = r.Close() }() // only read from
-		reader, writer, err := os.Pipe()
-		if err != nil {
-			return err
-		}
-		defer reader.Close() // read only
 		env = append(env, "BATON_GENERATION="+strconv.Itoa(int(w.gen)), "BATON_PID="+strconv.Itoa(w.proc.PID()))
 		if who == nil { // there is no door
 			who = newPeer()
 		}
 		who.expect()
-		p, err := process.Start(ctx, process.Spec{
-			Release: r, Env: overlay(r.Env(), env), Stdin: -1, Stdout: int(writer.Fd()), Stderr: int(writer.Fd()),
-		})
-		who.is(p) // nil with an error
 		defer who.ended()
-		writer.Close() // the command has its own, or there is none
-		if err != nil {
-			return err
-		}
-		return awaitCommand(ctx, p, reader)
+		_, err = process.Run(ctx, process.Job{Release: r, Env: overlay(r.Env(), env), Started: who.is})
+		return err
 	}
-}
-
-// awaitCommand waits for the end of a probe's command, kills what is left of it, and
-// says how it ended.
-func awaitCommand(ctx context.Context, p *process.Process, out *os.File) error {
-	stop := context.AfterFunc(ctx, func() {
-		_ = p.Kill() // gone already is as good
-	})
-	defer stop()
-	words := make(chan string, 1)
-	go func() { words <- lastLine(out) }() // ends with the pipe, or its deadline
-	<-p.Done()
-	_ = p.Kill() // what it left in its group; nobody is as good
-	// Whoever has left the group may hold the pipe for ever.
-	_ = out.SetReadDeadline(time.Now().Add(100 * time.Millisecond)) // it cannot be refused by a pipe
-	line := <-words
-	switch status := p.Status(); {
-	case ctx.Err() != nil:
-		return ctx.Err()
-	case status.Code == 0 && status.Signal == 0:
-		return nil
-	case line != "":
-		return fmt.Errorf("%v: %s", status, line)
-	default:
-		return errors.New(status.String())
-	}
-}
-
-// lastLine reads to the end and returns the last line that says something.
-func lastLine(r io.Reader) string {
-	var kept []byte
-	buf := make([]byte, said)
-	for {
-		n, err := r.Read(buf)
-		kept = append(kept, buf[:n]...)
-		kept = kept[max(0, len(kept)-said):]
-		if err != nil {
-			break
-		}
-	}
-	lines := bytes.Split(bytes.TrimSpace(kept), []byte("\n"))
-	return strings.ToValidUTF8(strings.TrimSpace(string(lines[len(lines)-1])), "?")
 }

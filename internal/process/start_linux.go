@@ -140,19 +140,7 @@ func (r *Release) orders(s Spec) (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	fd, err := unix.MemfdCreate("baton orders", unix.MFD_CLOEXEC)
-	if err != nil {
-		return -1, err
-	}
-	for len(b) > 0 {
-		n, err := unix.Write(fd, b)
-		if err != nil {
-			unix.Close(fd) // memory: nothing to lose
-			return -1, err
-		}
-		b = b[n:]
-	}
-	return fd, nil
+	return memory("baton orders", b)
 }
 
 // verdict judges what the shim said until its pipe ended: nil when the target runs;
