@@ -106,7 +106,7 @@ func (s *Supervisor) lookAfter() {
 // which has nothing to do is left in peace.
 func (s *Supervisor) lookAtQueues(w *worker) {
 	g := s.gens[w.gen]
-	age := patienceWith(g)
+	age := s.patienceWith(g)
 	if age <= 0 || w.alive.checked {
 		return
 	}
@@ -140,9 +140,9 @@ func (s *Supervisor) lookAtQueues(w *worker) {
 
 // patienceWith is how long a worker of the generation may leave a connection
 // unaccepted: in a bake no longer than half of it.
-func patienceWith(g *generation) time.Duration {
+func (s *Supervisor) patienceWith(g *generation) time.Duration {
 	age := g.plan.Live.Stuck
-	if bake := g.plan.Policy.Bake; g.phase == machine.Serving && bake > 0 {
+	if bake := g.plan.Policy.Bake; s.bakes(g) {
 		age = min(age, max(bake/2, time.Second))
 	}
 	return age

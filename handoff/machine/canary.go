@@ -18,7 +18,7 @@ func (m *Machine) proved(g *generation) {
 	case g.rolls() && len(g.workers) < g.policy.Workers:
 		m.yield(serving, g)
 		m.ask(g, askShare)
-	case !g.rolls() && len(g.policy.Canary) > 0:
+	case !g.rolls() && len(g.policy.Canary) > 0 && g.release == g.number: // else it has served before
 		m.ask(g, askShare)
 	default:
 		m.ask(g, askAll)

@@ -22,8 +22,8 @@ func (p *program) statusCommand() *cli.Command {
 		does: "show the applications that run",
 		text: `
 A line for each: its state, the generation that serves, its workers that are
-ready of those there should be, baton's pid, how long that generation runs, how
-often a worker was restarted of late, and the last verdict.
+ready of those there should be, baton's pid, how long its oldest worker runs, how
+often a worker was started in the place of another, and the last verdict.
 
 Without a NAME it is every application of this user; none is no error. Those of
 another user, root's for one, are that user's to see.`,
@@ -169,10 +169,9 @@ func (s state) row(now time.Time) []string {
 	r := s.report
 	row := []string{printable(s.name), phase(r), "-", "-", strconv.Itoa(r.PID), "-", "-", printable(r.Verdict)}
 	if g := shownGeneration(r); g != nil {
-		ready, restarts, since := 0, 0, time.Time{}
+		ready, since := 0, time.Time{}
 		for _, w := range g.Workers {
-			restarts += w.Restarts
-			if w.State == "ready" {
+			if w.State == "ready" && w.Role == "member" {
 				ready++
 			}
 			if !w.Started.IsZero() && (since.IsZero() || w.Started.Before(since)) {
@@ -180,12 +179,12 @@ func (s state) row(now time.Time) []string {
 			}
 		}
 		row[2] = strconv.Itoa(g.Number)
-		row[3] = fmt.Sprintf("%d/%d", ready, wanted(g))
+		row[3] = fmt.Sprintf("%d/%d", ready, g.Wanted)
 		if !since.IsZero() {
 			row[5] = age(now.Sub(since))
 		}
-		row[6] = strconv.Itoa(restarts)
 	}
+	row[6] = strconv.Itoa(r.Restarts)
 	return row
 }
 
@@ -202,41 +201,25 @@ func shownGeneration(r *event.Report) *event.Generation {
 	return nil
 }
 
-// wanted is how many workers a generation should have. One that waits for its restart
-// may not be in the report; the others' indexes tell of it.
-func wanted(g *event.Generation) int {
-	n := max(1, len(g.Workers))
-	for _, w := range g.Workers {
-		n = max(n, w.Index+1)
-	}
-	return n
-}
-
-// phase is the state of an application in one word.
+// phase is the state of an application in one word, and when it serves what is under
+// way besides.
 func phase(r *event.Report) string {
+	if r.State != event.StateServing {
+		return r.State
+	}
 	phases := map[string]bool{}
-	up := false
 	for _, g := range r.Generations {
 		phases[g.Phase] = true
-		for _, w := range g.Workers {
-			up = up || g.Phase == "serving" && w.State == "ready"
-		}
 	}
 	switch {
-	case r.Stopping:
-		return "stopping"
 	case phases["canary"]:
 		return "canary"
-	case phases["serving"] && !up:
-		return "down"
-	case phases["serving"] && phases["starting"]:
+	case phases["starting"]:
 		return "swapping"
-	case phases["serving"] && phases["standby"]:
+	case phases["standby"]:
 		return "baking"
-	case phases["serving"]:
-		return "serving"
 	}
-	return "starting"
+	return r.State
 }
 
 // age is a duration in its two greatest units.

@@ -32,10 +32,11 @@ func printed(t *testing.T, all []state) []string {
 }
 
 func report(change func(*event.Report)) *event.Report {
-	r := &event.Report{Name: "web", PID: 4194304, Verdict: "swapped", Generations: []event.Generation{{
-		Number: 12, Phase: "serving", Workers: []event.Worker{
-			{Index: 0, State: "ready", Started: time.Now().Add(-50 * time.Hour), Restarts: 2},
-			{Index: 3, State: "starting", Restarts: 1},
+	r := &event.Report{Name: "web", PID: 4194304, State: event.StateServing, Restarts: 3, Verdict: "swapped", Generations: []event.Generation{{
+		Number: 12, Phase: "serving", Wanted: 4, Workers: []event.Worker{
+			{Index: 0, Role: "member", State: "ready", Started: time.Now().Add(-50 * time.Hour)},
+			{Index: 1, Role: "emptier", State: "ready"},
+			{Index: 3, Role: "member", State: "starting"},
 		},
 	}}}
 	if change != nil {
@@ -76,13 +77,13 @@ func TestTheStateInOneWord(t *testing.T) {
 		}
 	}
 	for want, change := range map[string]func(*event.Report){
-		"serving":  with("draining"),
-		"swapping": with("starting"),
-		"baking":   with("standby"),
-		"canary":   with("canary"),
-		"stopping": func(r *event.Report) { r.Stopping = true },
-		"down":     func(r *event.Report) { r.Generations[0].Workers = nil },
-		"starting": func(r *event.Report) { r.Generations = nil },
+		"serving":    with("draining"),
+		"swapping":   with("starting"),
+		"baking":     with("standby"),
+		"canary":     with("canary"),
+		"stopping":   func(r *event.Report) { r.State = event.StateStopping },
+		"crash-loop": func(r *event.Report) { r.State = event.StateCrashLoop },
+		"starting":   func(r *event.Report) { r.State, r.Generations = event.StateStarting, nil },
 	} {
 		r := report(change)
 		if got := phase(r); got != want {

@@ -10,33 +10,25 @@ import (
 	"baton/internal/event"
 )
 
-// swapper is what the control socket needs of the engine, and what the engine has.
-type swapper interface {
-	Reload(done func(handoff.Verdict))
-	Stop()
-	End()
+// operated is what the control socket needs of the engine. Each but Report posts to
+// the engine's goroutine and returns; the answer comes from there, unless the engine
+// ends first.
+type operated interface {
 	Report() *event.Report
-}
-
-// supervision is what it needs besides. Each posts to the engine's goroutine and
-// returns; the answer comes from there, unless the engine ends first.
-type supervision interface {
+	Reload(done func(handoff.Verdict))
 	ReloadIf(generation int, done func(handoff.Verdict))
 	Rollback(done func(handoff.Verdict))
 	Promote(step bool, answer func(error))
 	Abort(answer func(error))
 	Scale(n int, relative bool, answer func(int, error))
+	Stop()
+	End()
 }
-
-// errLater answers for what the engine does not do. It goes, with the nil checks
-// below, when handoff.Supervisor has the methods of supervision.
-var errLater = errors.New("this engine does not do that")
 
 // controlled is the engine as control.Engine: answers that come to a function are
 // waited for.
 type controlled struct {
-	engine swapper
-	more   supervision   // nil: the engine has none of it
+	engine operated
 	ended  chan struct{} // closed by end
 
 	mu     sync.Mutex
@@ -44,10 +36,7 @@ type controlled struct {
 }
 
 func newControlled(s *handoff.Supervisor) *controlled {
-	c := &controlled{engine: s, ended: make(chan struct{})}
-	// When the Supervisor has all of it this line is `c.more = s`.
-	c.more, _ = any(s).(supervision)
-	return c
+	return &controlled{engine: s, ended: make(chan struct{})}
 }
 
 // end says that the engine's Run has returned.
@@ -82,35 +71,24 @@ func (c *controlled) End()                  { c.engine.End() }
 func (c *controlled) Ended() <-chan struct{} { return c.ended }
 
 func (c *controlled) Reload(ifGeneration int, done func(event.Verdict)) {
-	switch {
-	case ifGeneration == 0:
+	if ifGeneration == 0 {
 		c.engine.Reload(c.told(done))
-	case c.more == nil:
-		done(event.Verdict{Outcome: control.Refused, Reason: errLater.Error()})
-	default:
-		c.more.ReloadIf(ifGeneration, c.told(done))
-	}
-}
-
-func (c *controlled) Rollback(done func(event.Verdict)) {
-	if c.more == nil {
-		done(event.Verdict{Outcome: control.Refused, Reason: errLater.Error()})
 		return
 	}
-	c.more.Rollback(c.told(done))
+	c.engine.ReloadIf(ifGeneration, c.told(done))
 }
+
+func (c *controlled) Rollback(done func(event.Verdict)) { c.engine.Rollback(c.told(done)) }
 
 func (c *controlled) Promote(step bool) error {
-	return c.answer(func(s supervision, answer func(error)) { s.Promote(step, answer) })
+	return c.answer(func(answer func(error)) { c.engine.Promote(step, answer) })
 }
 
-func (c *controlled) Abort() error {
-	return c.answer(func(s supervision, answer func(error)) { s.Abort(answer) })
-}
+func (c *controlled) Abort() error { return c.answer(c.engine.Abort) }
 
 func (c *controlled) Scale(n int, relative bool) (workers int, err error) {
-	err = c.answer(func(s supervision, answer func(error)) {
-		s.Scale(n, relative, func(now int, err error) {
+	err = c.answer(func(answer func(error)) {
+		c.engine.Scale(n, relative, func(now int, err error) {
 			workers = now
 			answer(err)
 		})
@@ -122,12 +100,9 @@ func (c *controlled) Scale(n int, relative bool) (workers int, err error) {
 }
 
 // answer waits for an answer, or the engine's end.
-func (c *controlled) answer(ask func(supervision, func(error))) error {
-	if c.more == nil {
-		return errLater
-	}
+func (c *controlled) answer(ask func(func(error))) error {
 	got := make(chan error, 1)
-	ask(c.more, func(err error) { got <- err })
+	ask(func(err error) { got <- err })
 	select {
 	case err := <-got:
 		return err

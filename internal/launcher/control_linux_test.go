@@ -184,6 +184,12 @@ func (a answers) Rollback(done func(handoff.Verdict)) {
 	a.do(func() { done(handoff.Verdict{Outcome: machine.Swapped, Generation: 9}) })
 }
 
+// What is not asked here.
+func (a answers) Report() *event.Report        { return nil }
+func (a answers) Reload(func(handoff.Verdict)) {}
+func (a answers) Stop()                        {}
+func (a answers) End()                         {}
+
 func (a answers) Promote(_ bool, answer func(error)) { a.do(func() { answer(a.err) }) }
 func (a answers) Abort(answer func(error))           { a.do(func() { answer(a.err) }) }
 
@@ -200,7 +206,7 @@ func TestAnswersAreWaitedFor(t *testing.T) {
 		}
 	}()
 	defer close(post)
-	c := &controlled{more: answers{post: post}, ended: make(chan struct{})}
+	c := &controlled{engine: answers{post: post}, ended: make(chan struct{})}
 	if n, err := c.Scale(4, false); n != 4 || err != nil {
 		t.Errorf("scale: %d, %v", n, err)
 	}
@@ -217,12 +223,12 @@ func TestAnswersAreWaitedFor(t *testing.T) {
 		t.Errorf("rollback: %+v", got)
 	}
 	none := errors.New("there is no canary")
-	c.more = answers{post: post, err: none}
+	c.engine = answers{post: post, err: none}
 	if n, err := c.Scale(4, false); n != 0 || !errors.Is(err, none) || !errors.Is(c.Promote(false), none) || !errors.Is(c.Abort(), none) {
 		t.Errorf("scale: %d, %v", n, err)
 	}
 	// An engine that ends first never answers.
-	c.more = answers{}
+	c.engine = answers{}
 	time.AfterFunc(10*time.Millisecond, c.end)
 	if err := c.Promote(false); err == nil || err.Error() != "the launcher has ended" {
 		t.Errorf("promote: %v", err)
