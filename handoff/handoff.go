@@ -45,6 +45,7 @@ type Plan struct {
 	Protocols     protocol.Settings
 	Stdin         string // name of the listener that is the worker's standard input; "": none
 	Policy        machine.Policy
+	Origin        any // what it was made from: the caller's own, for Options.Applied
 }
 
 // Live is how it is found out that a worker which was ready does not serve any more.
@@ -87,6 +88,9 @@ type Options struct {
 	// Observe receives every event, in order, on the goroutine of Run. It must
 	// not block nor call the Supervisor.
 	Observe func(event.Event)
+	// Applied, which may be nil, is told the plan of each generation that comes to
+	// serve, before Observe hears that it does. As for Observe.
+	Applied func(*Plan)
 	Log     *slog.Logger
 }
 

@@ -63,6 +63,9 @@ func (s *Supervisor) note(n machine.Note) {
 	case machine.NoteServing:
 		g.served = true
 		s.applyOptions(g)
+		if s.opts.Applied != nil {
+			s.opts.Applied(g.plan)
+		}
 	case machine.NoteRestarting, machine.NoteReplacing:
 		s.restarts++
 	case machine.NoteLate, machine.NoteLeft:

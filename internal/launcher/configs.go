@@ -2,30 +2,25 @@ package launcher
 
 import (
 	"log/slog"
-	"sync"
 
 	"baton/handoff"
 	"baton/internal/config"
-	"baton/internal/event"
 )
 
-// configs knows which configuration each generation was made from, so that what
-// is the launcher's own takes effect with the generation that serves.
+// configs reads the configuration for each generation; the first one was read by the
+// time the launcher began.
 type configs struct {
 	first *config.Config
 	read  func() (*config.Config, error)
 	begun bool // belongs to load, which is never called twice at once
-
-	mu     sync.Mutex
-	latest *config.Config         // load's last
-	of     map[int]*config.Config // by generation
 }
 
 func newConfigs(first *config.Config, read func() (*config.Config, error)) *configs {
-	return &configs{first: first, read: read, of: make(map[int]*config.Config)}
+	return &configs{first: first, read: read}
 }
 
-// load is handoff.Options.Load.
+// load is handoff.Options.Load. A plan's Origin is the configuration it was made from,
+// so that what is the launcher's own takes effect with the generation that serves.
 func (c *configs) load() (*handoff.Plan, error) {
 	next := c.first
 	if c.begun {
@@ -35,26 +30,12 @@ func (c *configs) load() (*handoff.Plan, error) {
 		}
 	}
 	c.begun = true
-	c.mu.Lock()
-	c.latest = next
-	c.mu.Unlock()
-	return plan(next)
-}
-
-// observe returns the configuration that takes effect with an event, or nil. A
-// generation starts before the next one is loaded, so the latest is its own.
-func (c *configs) observe(e event.Event) *config.Config {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	switch e.Kind {
-	case event.Starting:
-		c.of[e.Generation] = c.latest
-	case event.Serving:
-		return c.of[e.Generation]
-	case event.Gone:
-		delete(c.of, e.Generation)
+	p, err := plan(next)
+	if err != nil {
+		return nil, err
 	}
-	return nil
+	p.Origin = next
+	return p, nil
 }
 
 // warn says what of a configuration is taken at the start alone.

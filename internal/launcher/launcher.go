@@ -87,6 +87,7 @@ func Run(ctx context.Context, o Options) error {
 // engine runs it and what it needs until it ends.
 func engine(ctx context.Context, o Options, log *slog.Logger, caught *signals, c *configs, out *logs.Passthrough, name *claim) error {
 	var adapter *controlled
+	beside := newBeside(c.first, log)
 	s := handoff.New(handoff.Options{
 		Name:   c.first.Name,
 		Load:   c.load,
@@ -94,16 +95,19 @@ func engine(ctx context.Context, o Options, log *slog.Logger, caught *signals, c
 		Observe: func(e event.Event) {
 			record(log, e)
 			adapter.observe(e)
+			beside.hooks.Observe(e)
 			if e.Kind == event.Started {
 				caught.started(e.PID)
 			}
-			if applied := c.observe(e); applied != nil {
-				c.warn(log, applied)
-				if o.Applied != nil {
-					o.Applied(applied)
-				}
-			}
 			tidy(e)
+		},
+		Applied: func(p *handoff.Plan) {
+			applied := p.Origin.(*config.Config)
+			c.warn(log, applied)
+			beside.apply(applied)
+			if o.Applied != nil {
+				o.Applied(applied)
+			}
 		},
 		Log: log,
 	})
@@ -114,6 +118,8 @@ func engine(ctx context.Context, o Options, log *slog.Logger, caught *signals, c
 	done := make(chan struct{})
 	defer close(done)
 	go caught.obey(done, s, log) // ends when Run returns
+	beside.watch(c.first, s)
+	defer beside.close()
 	if err := s.Run(ctx); err != nil && !errors.Is(err, context.Canceled) {
 		return err
 	}

@@ -14,7 +14,12 @@ var levels = map[event.Kind]slog.Level{
 	event.Refused:    slog.LevelError,
 	event.RolledBack: slog.LevelError,
 	event.Abandoned:  slog.LevelError,
+	event.CrashLoop:  slog.LevelError,
+	event.Reverting:  slog.LevelError,
+	event.Stuck:      slog.LevelError,
 	event.Crashed:    slog.LevelWarn,
+	event.Unhealthy:  slog.LevelWarn,
+	event.Replacing:  slog.LevelWarn,
 	event.Finding:    slog.LevelWarn,
 	event.Emptying:   slog.LevelWarn,
 	event.Killed:     slog.LevelWarn,
@@ -45,6 +50,8 @@ func record(log *slog.Logger, e event.Event) {
 	text("address", e.Address)
 	text("mode", e.Mode)
 	text("reason", e.Reason)
+	number("weight", e.Weight)
+	number("connections", e.Connections)
 	if e.Delay != 0 {
 		attrs = append(attrs, slog.Duration("delay", e.Delay))
 	}
