@@ -15,7 +15,7 @@ var levels = map[event.Kind]slog.Level{
 	event.RolledBack: slog.LevelError,
 	event.Abandoned:  slog.LevelError,
 	event.CrashLoop:  slog.LevelError,
-	event.Reverting:  slog.LevelError,
+	event.Reverting:  slog.LevelWarn,
 	event.Stuck:      slog.LevelError,
 	event.Crashed:    slog.LevelWarn,
 	event.Unhealthy:  slog.LevelWarn,
