@@ -4,6 +4,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"time"
 
 	"baton/handoff"
 	"baton/internal/control"
@@ -30,17 +31,31 @@ type operated interface {
 type controlled struct {
 	engine operated
 	ended  chan struct{} // closed by end
+	tidy   *time.Timer   // nil: nobody tidies up after questions
 
 	mu     sync.Mutex
 	failed event.Event // the last newcomer that was rolled back
 }
 
 func newControlled(s *handoff.Supervisor) *controlled {
-	return &controlled{engine: s, ended: make(chan struct{})}
+	t := time.AfterFunc(afterwards, tidy) // ends by itself, or with end
+	return &controlled{engine: s, ended: make(chan struct{}), tidy: t}
 }
 
 // end says that the engine's Run has returned.
-func (c *controlled) end() { close(c.ended) }
+func (c *controlled) end() {
+	if c.tidy != nil {
+		c.tidy.Stop()
+	}
+	close(c.ended)
+}
+
+// asked has it tidied up after a question.
+func (c *controlled) asked() {
+	if c.tidy != nil {
+		c.tidy.Reset(afterwards)
+	}
+}
 
 // observe remembers why a newcomer failed: its verdict follows.
 func (c *controlled) observe(e event.Event) {
@@ -64,9 +79,13 @@ func (c *controlled) told(done func(event.Verdict)) func(handoff.Verdict) {
 	}
 }
 
-func (c *controlled) Report() *event.Report { return c.engine.Report() }
-func (c *controlled) Stop()                 { c.engine.Stop() }
-func (c *controlled) End()                  { c.engine.End() }
+func (c *controlled) Report() *event.Report {
+	c.asked()
+	return c.engine.Report()
+}
+
+func (c *controlled) Stop() { c.engine.Stop() }
+func (c *controlled) End()  { c.engine.End() }
 
 func (c *controlled) Ended() <-chan struct{} { return c.ended }
 

@@ -99,7 +99,9 @@ func engine(ctx context.Context, o Options, log *slog.Logger, caught *signals, c
 			if e.Kind == event.Started {
 				caught.started(e.PID)
 			}
-			tidy(e)
+			if e.Kind == event.Gone || e.Kind == event.Serving {
+				go tidy() // ends by itself, in some milliseconds
+			}
 		},
 		Applied: func(p *handoff.Plan) {
 			applied := p.Origin.(*config.Config)
@@ -130,10 +132,3 @@ func engine(ctx context.Context, o Options, log *slog.Logger, caught *signals, c
 // that a machine with many applications would miss: the Go default lets a heap
 // of half a megabyte grow to four before it is looked at.
 const gcPercent = 25
-
-// tidy gives what a start or a swap needed back to the machine when it is over.
-func tidy(e event.Event) {
-	if e.Kind == event.Gone || e.Kind == event.Serving {
-		go debug.FreeOSMemory() // ends by itself, in about a millisecond
-	}
-}

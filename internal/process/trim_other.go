@@ -1,0 +1,6 @@
+//go:build !linux
+
+package process
+
+// TrimCode does nothing here.
+func TrimCode() error { return nil }
