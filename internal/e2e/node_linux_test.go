@@ -48,7 +48,7 @@ func TestANodeProgramSwaps(t *testing.T) {
 			testkit.Leaks(t)
 			dir := nodeDir(t, c.scripts)
 			a := run(t, config(t, c.exec, fmt.Sprintf("directory = %q\nenv = { %s }", dir, c.env), quick,
-				listen("web", fmt.Sprintf("127.0.0.1:%d", freePort(t))), c.more))
+				listen("web", fmt.Sprintf("127.0.0.1:%d", testkit.FreePort(t))), c.more))
 			a.WaitLog(c.prints)
 			to := []load.Target{a.address("web")}
 			fresh := begun(t, load.Options{Targets: to, Clients: 3})
@@ -72,10 +72,10 @@ func TestANodeProgramSwaps(t *testing.T) {
 func TestANodeProgramOnAnotherPortIsToldOf(t *testing.T) {
 	program(t, "node")
 	testkit.Leaks(t)
-	other := freePort(t)
+	other := testkit.FreePort(t)
 	a := begin(t, config(t, []string{"node", "server.cjs"},
 		fmt.Sprintf("directory = %q\nenv = { PORT = \"%d\" }", nodeDir(t, `{}`), other),
-		quick, `ready_timeout = "3s"`, listen("web", fmt.Sprintf("127.0.0.1:%d", freePort(t)))))
+		quick, `ready_timeout = "3s"`, listen("web", fmt.Sprintf("127.0.0.1:%d", testkit.FreePort(t)))))
 	message, _ := a.WaitEvent(0, "rolledback").Event()["msg"].(string)
 	for _, want := range []string{fmt.Sprint(other), "any_port"} {
 		if !strings.Contains(message, want) {
@@ -92,7 +92,7 @@ func TestANodeProgramOnAnotherPortIsToldOf(t *testing.T) {
 func TestANodeProgramsSecondPortIsShared(t *testing.T) {
 	program(t, "node")
 	testkit.Leaks(t)
-	second := freePort(t)
+	second := testkit.FreePort(t)
 	dir := nodeDir(t, `{}`)
 	write(t, filepath.Join(dir, "two.cjs"), `
 require('./server.cjs')
@@ -100,7 +100,7 @@ require('http').createServer((q, r) => { r.setHeader('X-Generation', process.env
 `)
 	a := run(t, config(t, []string{"node", "two.cjs"},
 		fmt.Sprintf("directory = %q\nenv = { PORT = '{{port \"web\"}}', SECOND = \"%d\" }", dir, second),
-		quick, listen("web", fmt.Sprintf("127.0.0.1:%d", freePort(t)))))
+		quick, listen("web", fmt.Sprintf("127.0.0.1:%d", testkit.FreePort(t)))))
 	a.WaitLog(fmt.Sprintf(`"level":"WARN".*%d`, second))
 	to := load.Target{Network: "tcp", Address: fmt.Sprintf("127.0.0.1:%d", second)}
 	for range 4 {

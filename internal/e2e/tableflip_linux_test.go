@@ -63,7 +63,7 @@ func TestATableflipProgramFindsItsListener(t *testing.T) {
 	} {
 		t.Run(fmt.Sprintf("%s-%d", c.network, i), func(t *testing.T) {
 			testkit.Leaks(t)
-			n := freePort(t)
+			n := testkit.FreePort(t)
 			at, as := fmt.Sprintf(c.listen, n), fmt.Sprintf(c.address, n)
 			a := run(t, config(t, []string{program, "listen", c.network, as}, quick, listen("web", at)))
 			a.WaitLog("ready.*tableflip")
