@@ -66,8 +66,7 @@ func start(t *testing.T, e example) *app {
 	if err := command(t, a.dir, testkit.Binary(t), "check"); err != nil {
 		t.Error(err)
 	}
-	args := append([]string{"run", "--config", filepath.Join(a.dir, "baton.toml"), "--log", "json"}, e.flags...)
-	a.Launcher = testkit.Baton(t, args...)
+	a.Launcher = testkit.Baton(t, "run", "--config", filepath.Join(a.dir, "baton.toml"), "--log", "json")
 	a.serving(1)
 	return a
 }

@@ -147,7 +147,7 @@ func TestAbuseByADrainingWorkerCostsNobodyElseAnything(t *testing.T) {
 // second.
 func TestAStrangerInTheGroupMisroutesNobodyForLong(t *testing.T) {
 	testkit.Leaks(t)
-	a := run(t, config(t, testkit.Target(), "[handoff]\ndrain_delay = \"100ms\"", listen("web", "127.0.0.1:0")))
+	a := run(t, config(t, testkit.Target(), quick, listen("web", "127.0.0.1:0")))
 	target := a.address("web")
 	fresh := begun(t, load.Options{Targets: []load.Target{target}, Clients: 8, Timeout: 5 * time.Second})
 	for i := range 4 {

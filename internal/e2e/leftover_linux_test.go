@@ -96,7 +96,7 @@ func dial(t *testing.T, line testkit.Line) (net.Conn, error) {
 func TestANewcomerThatCannotBeSteeredToIsRolledBack(t *testing.T) {
 	testkit.Leaks(t)
 	path := shortDir(t) + "/web.sock"
-	a := run(t, config(t, testkit.Target(), "[handoff]\ndrain_delay = \"100ms\"",
+	a := run(t, config(t, testkit.Target(), quick,
 		listen("web", "127.0.0.1:0"), listen("file", "unix://"+path)))
 	web := a.address("web")
 	fresh := begun(t, load.Options{Targets: []load.Target{web}, Clients: 8})

@@ -75,7 +75,7 @@ func TestANodeProgramOnAnotherPortIsToldOf(t *testing.T) {
 	other := testkit.FreePort(t)
 	a := begin(t, config(t, []string{"node", "server.cjs"},
 		fmt.Sprintf("directory = %q\nenv = { PORT = \"%d\" }", nodeDir(t, `{}`), other),
-		quick, `ready_timeout = "3s"`, listen("web", fmt.Sprintf("127.0.0.1:%d", testkit.FreePort(t)))))
+		quick, `ready_timeout = "10s"`, listen("web", fmt.Sprintf("127.0.0.1:%d", testkit.FreePort(t)))))
 	message, _ := a.WaitEvent(0, "rolledback").Event()["msg"].(string)
 	for _, want := range []string{fmt.Sprint(other), "any_port"} {
 		if !strings.Contains(message, want) {

@@ -68,7 +68,7 @@ server.on('upgrade', (request, socket) => {
 process.on('SIGTERM', () => { console.log('closing by the signal'); kept.end(); setTimeout(() => process.exit(0), 50) })
 server.listen(Number(process.env.PORT))
 `)
-	a := run(t, config(t, []string{"node", script}, `env = { PORT = '{{port "web"}}' }`, quick, `drain_timeout = "4s"`,
+	a := run(t, config(t, []string{"node", script}, `env = { PORT = '{{port "web"}}' }`, quick, `drain_timeout = "12s"`,
 		listen("web", fmt.Sprintf("127.0.0.1:%d", testkit.FreePort(t)))))
 	c, err := (&net.Dialer{}).DialContext(context.Background(), "tcp", a.address("web").Address)
 	if err != nil {

@@ -10,10 +10,10 @@ import (
 	"baton/internal/testkit"
 )
 
-// quick drains sooner than the default second, so that a hundred swaps take
-// seconds. What is left is for the Go server to read what it has accepted: its
+// quick drains sooner than the default second, so that a hundred swaps take less
+// than one each. What is left is for the Go server to read what it has accepted: its
 // Shutdown drops a connection whose request it has not read yet.
-const quick = "[handoff]\ndrain_delay = \"250ms\""
+const quick = "[handoff]\ndrain_delay = \"500ms\""
 
 // swaps is how often a test swaps under load.
 func swaps(t testing.TB) int {
