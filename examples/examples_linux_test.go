@@ -75,7 +75,7 @@ func goServer(folder string) func(*testing.T, string) {
 
 func installExpress(t *testing.T, dir string) {
 	if err := command(t, dir, "npm", "ci", "--no-audit", "--no-fund"); err != nil {
-		lack(t, "needs express: %v", err)
+		testkit.Lack(t, "needs express: %v", err)
 	}
 }
 

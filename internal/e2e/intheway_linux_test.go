@@ -56,7 +56,7 @@ func TestATargetThatBindsBatonsOwnPort(t *testing.T) {
 func TestAListenerCanBeTheStandardInput(t *testing.T) {
 	testkit.Leaks(t)
 	if _, err := os.Stat("/usr/bin/python3"); err != nil {
-		t.Skip("needs /usr/bin/python3: ", err)
+		testkit.Lack(t, "needs /usr/bin/python3: %v", err)
 	}
 	const program = `
 import os, socket

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"baton/internal/load"
 	"baton/internal/testkit"
 )
@@ -117,6 +119,11 @@ require('http').createServer((q, r) => { r.setHeader('X-Generation', process.env
 // A worker whose signals are confined cannot end baton, not even by KILL.
 func TestAConfinedWorkerCannotKillBaton(t *testing.T) {
 	python := program(t, "python3")
+	// landlock_create_ruleset(2): with this flag it returns the ABI's version.
+	abi, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
+	if errno != 0 || abi < 6 {
+		t.Skipf("needs Landlock's signal scope, of ABI 6 and Linux 6.12; this is ABI %d, %v", abi, errno)
+	}
 	testkit.Leaks(t)
 	script := filepath.Join(t.TempDir(), "killer.py")
 	write(t, script, `

@@ -17,7 +17,7 @@ func program(t testing.TB, name string) string {
 	t.Helper()
 	path, err := exec.LookPath(name)
 	if err != nil {
-		t.Skipf("needs %s: %v", name, err)
+		testkit.Lack(t, "needs %s: %v", name, err)
 	}
 	return path
 }
@@ -52,7 +52,7 @@ func TestEachProtocolSwaps(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			if c.name == "server-starter" && exec.Command(perl, "-MServer::Starter", "-e1").Run() != nil {
-				t.Skip("needs Perl's Server::Starter")
+				testkit.Lack(t, "needs Perl's Server::Starter")
 			}
 			a := run(t, config(t, c.exec, quick, c.more, listen("web", "127.0.0.1:0")))
 			if line := a.WaitEvent(0, "ready", "generation", 1); !strings.Contains(line.Text, c.says) {

@@ -19,6 +19,8 @@ import (
 
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
+
+	"baton/internal/testkit"
 )
 
 // needsNode skips where there is none.
@@ -26,7 +28,7 @@ func needsNode(t *testing.T) string {
 	t.Helper()
 	path, err := exec.LookPath("node")
 	if err != nil {
-		t.Skip("needs node: ", err)
+		testkit.Lack(t, "needs node: %v", err)
 	}
 	return path
 }
