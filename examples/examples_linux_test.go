@@ -130,7 +130,7 @@ func (a *app) judge(r run) {
 		if r.kind == load.KeepAlive && !a.example.politely {
 			continue
 		}
-		if got.Lost+got.IdleRaced > 0 {
+		if got.Lost+got.IdleClosed > 0 {
 			a.t.Errorf("%v: lost: %v", r.kind, got)
 		}
 		if h := got.All(); r.kind == load.Slow && h.Quantile(0.01) < slowAnswer {
