@@ -211,3 +211,13 @@ require('./server.cjs')
 		})
 	}
 }
+
+// What a wrapper will keep from node is said before anybody waits for it.
+func TestAWrapperIsNamedAtTheStart(t *testing.T) {
+	testkit.Leaks(t)
+	nodemon := filepath.Join(t.TempDir(), "nodemon")
+	write(t, nodemon, "#!/bin/sh\nexec \"$@\"\n")
+	a := run(t, config(t, append([]string{nodemon}, testkit.Target()...), quick, listen("web", "127.0.0.1:0")))
+	a.WaitLog(`"level":"WARN".*nodemon starts node as a child`)
+	a.Stop()
+}
