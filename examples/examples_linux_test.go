@@ -23,7 +23,6 @@ type example struct {
 	needs []string // programs that must be installed
 	// build prepares the copy of the folder, as README.md tells its readers to.
 	build func(t *testing.T, dir string)
-	flags []string // of baton run, where the example's times are for production
 	// address is what the folder's files listen on; empty: that of http.
 	address string
 	// dial opens the load's connections to the copy in dir, where the example does
@@ -37,20 +36,17 @@ type example struct {
 	nameless bool
 }
 
-// quick: a fifth of a second to read what was accepted is enough on loopback.
-var quick = []string{"--drain-delay", "200ms"}
-
 var table = []example{
-	{dir: "go-plain", build: goServer("go-plain"), flags: quick},
-	{dir: "go-worker", build: goServer("go-worker"), flags: quick, politely: true},
-	{dir: "go-systemd", build: goServer("go-systemd"), flags: quick},
-	{dir: "go-tableflip", build: goServer("go-tableflip"), flags: quick},
-	{dir: "node-express", needs: []string{"node", "npm"}, build: installExpress, flags: quick, politely: true},
-	{dir: "python-asyncio", needs: []string{"python3"}, flags: quick},
-	{dir: "gunicorn", needs: []string{"gunicorn"}, flags: quick},
-	{dir: "nginx", needs: []string{"nginx"}, flags: quick, nameless: true},
-	{dir: "php-fpm", needs: []string{"php-fpm8.2"}, flags: quick, address: "127.0.0.1:9000", dial: throughFastCGI},
-	{dir: "java", needs: []string{"java", "javac"}, build: compileJava, flags: quick},
+	{dir: "go-plain", build: goServer("go-plain")},
+	{dir: "go-worker", build: goServer("go-worker"), politely: true},
+	{dir: "go-systemd", build: goServer("go-systemd")},
+	{dir: "go-tableflip", build: goServer("go-tableflip")},
+	{dir: "node-express", needs: []string{"node", "npm"}, build: installExpress, politely: true},
+	{dir: "python-asyncio", needs: []string{"python3"}},
+	{dir: "gunicorn", needs: []string{"gunicorn"}},
+	{dir: "nginx", needs: []string{"nginx"}, nameless: true},
+	{dir: "php-fpm", needs: []string{"php-fpm8.2"}, address: "127.0.0.1:9000", dial: throughFastCGI},
+	{dir: "java", needs: []string{"java", "javac"}, build: compileJava},
 }
 
 // goServer builds in the folder itself, since only there does the module know its
@@ -79,7 +75,7 @@ func goServer(folder string) func(*testing.T, string) {
 
 func installExpress(t *testing.T, dir string) {
 	if err := command(t, dir, "npm", "ci", "--no-audit", "--no-fund"); err != nil {
-		lack(t, "needs express: %v", err)
+		testkit.Lack(t, "needs express: %v", err)
 	}
 }
 
@@ -134,7 +130,7 @@ func (a *app) judge(r run) {
 		if r.kind == load.KeepAlive && !a.example.politely {
 			continue
 		}
-		if got.Lost+got.IdleRaced > 0 {
+		if got.Lost+got.IdleClosed > 0 {
 			a.t.Errorf("%v: lost: %v", r.kind, got)
 		}
 		if h := got.All(); r.kind == load.Slow && h.Quantile(0.01) < slowAnswer {

@@ -18,19 +18,6 @@ import (
 	"baton/internal/testkit"
 )
 
-// all in the environment makes a skip a failure: whoever sets it has installed
-// what the examples need, and wants to know when one of them did not run.
-const all = "BATON_EXAMPLES"
-
-// lack ends the test of an example that cannot run here, and says why.
-func lack(t *testing.T, format string, args ...any) {
-	t.Helper()
-	if os.Getenv(all) == "all" {
-		t.Fatalf(format, args...)
-	}
-	t.Skipf(format, args...)
-}
-
 // app is one example under the real baton.
 type app struct {
 	*testkit.Launcher
@@ -55,7 +42,7 @@ func start(t *testing.T, e example) *app {
 	t.Helper()
 	for _, program := range e.needs {
 		if _, err := exec.LookPath(program); err != nil {
-			lack(t, "needs %s: %v", program, err)
+			testkit.Lack(t, "needs %s: %v", program, err)
 		}
 	}
 	a := &app{t: t, example: e, dir: readable(t), port: testkit.FreePort(t)}
@@ -66,8 +53,7 @@ func start(t *testing.T, e example) *app {
 	if err := command(t, a.dir, testkit.Binary(t), "check"); err != nil {
 		t.Error(err)
 	}
-	args := append([]string{"run", "--config", filepath.Join(a.dir, "baton.toml"), "--log", "json"}, e.flags...)
-	a.Launcher = testkit.Baton(t, args...)
+	a.Launcher = testkit.Baton(t, "run", "--config", filepath.Join(a.dir, "baton.toml"), "--log", "json")
 	a.serving(1)
 	return a
 }

@@ -13,7 +13,7 @@ import (
 	"go.uber.org/goleak"
 )
 
-const deadline = 10 * time.Second
+const deadline = time.Minute
 
 // visitor, when set, makes the test binary a probe's command; see visit.
 const visitor = "BATON_TEST_VISITOR"

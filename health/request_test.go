@@ -265,14 +265,14 @@ func TestATryEndsWithItsTimeout(t *testing.T) {
 		do   func(c *net.TCPConn)
 		want string
 	}{
-		"silent":           {KindHTTP, silent, "http GET /: no answer within 50ms"},
-		"silent, TLS":      {KindHTTPS, silent, "https GET /: no TLS handshake within 50ms"},
-		"trickling header": {KindHTTP, trickling("HTTP/1.1 200 OK\r\n", "X: x\r\n"), "http GET /: no answer within 50ms"},
-		"trickling hints":  {KindHTTP, trickling("", "HTTP/1.1 103 x\r\n\r\n"), "http GET /: no answer within 50ms"},
-		"trickling body":   {KindHTTP, trickling("HTTP/1.1 200 OK\r\n\r\n", "x"), `http GET /: no "ok" in its body within 50ms`},
+		"silent":           {KindHTTP, silent, "http GET /: no answer within 2s"},
+		"silent, TLS":      {KindHTTPS, silent, "https GET /: no TLS handshake within 2s"},
+		"trickling header": {KindHTTP, trickling("HTTP/1.1 200 OK\r\n", "X: x\r\n"), "http GET /: no answer within 2s"},
+		"trickling hints":  {KindHTTP, trickling("", "HTTP/1.1 103 x\r\n\r\n"), "http GET /: no answer within 2s"},
+		"trickling body":   {KindHTTP, trickling("HTTP/1.1 200 OK\r\n\r\n", "x"), `http GET /: no "ok" in its body within 2s`},
 	} {
 		t.Run(name, func(t *testing.T) {
-			once(t, Probe{Kind: c.kind, Body: "ok", Timeout: 50 * time.Millisecond}, conduct(t, c.do), c.want)
+			once(t, Probe{Kind: c.kind, Body: "ok", Timeout: 2 * time.Second}, conduct(t, c.do), c.want)
 		})
 	}
 }

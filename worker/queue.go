@@ -14,8 +14,9 @@ var errEmpty = errors.New("the accept queue is empty")
 
 const (
 	// quiet is how long a draining listener must have had nothing to accept. One
-	// accept(2) that finds nothing would do; this long, so that the goroutine surely
-	// came to call it.
+	// accept(2) that finds nothing would do; this long, so that the goroutine comes to
+	// call it even on a busy machine. If it does not, net makes no such call at all,
+	// and the kernel is asked once more; see waiting.
 	quiet = 100 * time.Millisecond
 	// longest is when it is given up: where nobody steers, new connections do not end.
 	// A socket that others have open too keeps what is queued, so nothing is lost.
@@ -55,7 +56,7 @@ func (q *queue) Accept() (net.Conn, error) {
 		switch {
 		case err == nil || !errors.As(err, &timeout) || !timeout.Timeout():
 			return c, err
-		case last: // it waited, so it found nothing
+		case last && !waiting(q.Listener):
 			return nil, errEmpty
 		}
 	}

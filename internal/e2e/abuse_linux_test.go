@@ -55,39 +55,57 @@ func (k *kept) get(path string) string {
 	return resp.Header.Get(load.HeaderGeneration)
 }
 
+// generous is for what the look that is taken every second finds: on a busy machine
+// that look comes late, and takes its time.
+const generous = 20 * time.Second
+
 // What the worker that serves does to its own socket costs at most what its
-// slot held, and is right again within a second: whoever connects after that
+// slot held, and is right again by the next look at it: whoever connects after that
 // is served as if nothing had been.
 func TestAWorkersAbuseOfItsSocketCostsOnlyItsOwnSlot(t *testing.T) {
 	const clients = 8
 	for _, c := range []struct {
-		what string
-		lost int  // at most: what the slot had queued or the worker held
-		new  bool // the worker must be replaced
+		what  string
+		found string // in the log; "" where the kernel cannot be asked
+		lost  int    // at most: what the slot had queued or the worker held
+		new   bool   // the worker must be replaced
 	}{
-		{"relisten", 0, false},
-		{"reuseport", 0, false},
-		{"detach", 0, false},
-		{"close", clients, true},
-		{"shutdown", clients, true},
-		{"disconnect", clients, true},
+		{"relisten", "the backlog had been set to 1,", 0, false},
+		{"reuseport", "SO_REUSEPORT had been cleared", 0, false},
+		{"detach", "", 0, false},
+		{"close", "it has closed its socket", clients, true},
+		{"shutdown", "its socket was shut down or disconnected", clients, true},
+		{"disconnect", "its socket was shut down or disconnected", clients, true},
 	} {
 		t.Run(c.what, func(t *testing.T) {
 			testkit.Leaks(t)
-			a := run(t, config(t, testkit.Target("stay"), quick, listen("web", "127.0.0.1:0")))
+			a := run(t, config(t, testkit.Target("stay"), quick, "[log]\nlevel = \"debug\"", listen("web", "127.0.0.1:0")))
 			target := a.address("web")
 			k := keep(t, target)
 			fresh := begun(t, load.Options{Targets: []load.Target{target}, Clients: clients})
-			before := a.Children()[0]
+			from := a.Next()
 			k.get("/abuse?what=" + c.what)
 			done := time.Now()
-			if c.new {
-				testkit.Wait(t, func() bool { n := a.Children(); return len(n) > 0 && n[len(n)-1] != before }, "a successor")
+			if c.found != "" {
+				found := a.WaitLogFrom(from, c.found)
+				if took := found.At.Sub(done); took > generous {
+					t.Errorf("found %v later: %s", took, found.Text)
+				}
 			}
-			<-time.After(time.Until(done.Add(time.Second))) // the promise under test is "within a second"
-			after := begun(t, load.Options{Targets: []load.Target{target}, Clients: clients})
-			testkit.Wait(t, func() bool { return after.Result().Requests > 200 }, "200 requests after a second")
-			none(t, "after a second", after.Stop(), 200)
+			if c.new {
+				a.WaitEvent(from, "ready", "generation", 1)
+			}
+			// That the program is set again is not said; whoever met a group without it
+			// shows that it was not yet.
+			var got load.Result
+			for again := true; again; {
+				again = c.found == "" && time.Since(done) < generous
+				after := begun(t, load.Options{Targets: []load.Target{target}, Clients: clients, Timeout: 5 * time.Second})
+				testkit.Wait(t, func() bool { return after.Result().Requests > 200 }, "200 requests after the repair")
+				got = after.Stop()
+				again = again && (got.Lost > 0 || time.Since(done) < time.Second)
+			}
+			none(t, "after the repair", got, 200)
 			r := fresh.Stop()
 			t.Logf("meanwhile: %d requests, %d lost (%v)", r.Requests, r.Lost, r.Reasons)
 			if r.Lost > c.lost {
@@ -132,11 +150,12 @@ func TestAbuseByADrainingWorkerCostsNobodyElseAnything(t *testing.T) {
 			if r.ByGeneration["2"] == 0 {
 				t.Errorf("generation 2 answered nothing: %v", r.ByGeneration)
 			}
-			late := begun(t, load.Options{Targets: []load.Target{target}, Clients: 4})
-			testkit.Wait(t, func() bool { return late.Result().Requests > 100 }, "100 requests")
-			if by := late.Stop().ByGeneration; by["1"] > 0 {
-				t.Errorf("a second later the generation that stands by still answers: %v", by)
-			}
+			// From the next look on, the generation that stands by answers nobody.
+			testkit.WaitFor(t, generous, func() bool {
+				late := begun(t, load.Options{Targets: []load.Target{target}, Clients: 4})
+				testkit.Wait(t, func() bool { return late.Result().Requests > 100 }, "100 requests")
+				return late.Stop().ByGeneration["1"] == 0
+			}, "the generation that stands by to answer nobody")
 			a.Stop()
 		})
 	}
@@ -147,7 +166,7 @@ func TestAbuseByADrainingWorkerCostsNobodyElseAnything(t *testing.T) {
 // second.
 func TestAStrangerInTheGroupMisroutesNobodyForLong(t *testing.T) {
 	testkit.Leaks(t)
-	a := run(t, config(t, testkit.Target(), "[handoff]\ndrain_delay = \"100ms\"", listen("web", "127.0.0.1:0")))
+	a := run(t, config(t, testkit.Target(), quick, listen("web", "127.0.0.1:0")))
 	target := a.address("web")
 	fresh := begun(t, load.Options{Targets: []load.Target{target}, Clients: 8, Timeout: 5 * time.Second})
 	for i := range 4 {
@@ -167,15 +186,15 @@ func TestAStrangerInTheGroupMisroutesNobodyForLong(t *testing.T) {
 		a.HUP()
 		a.serving(a.last + 1)
 	}
-	left := time.Now()
-	testkit.Wait(t, func() bool { return time.Since(left) > time.Second }, "a second")
-	after := begun(t, load.Options{Targets: []load.Target{target}, Clients: 8})
-	testkit.Wait(t, func() bool { return after.Result().Requests > 500 }, "500 requests")
-	r := after.Stop()
-	none(t, "a second after it left", r, 500)
-	if len(r.ByGeneration) != 1 || r.ByGeneration[fmt.Sprint(a.last)] == 0 {
-		t.Errorf("answered by %v, want generation %d alone", r.ByGeneration, a.last)
-	}
+	// From the next look on, the newest answers alone.
+	var r load.Result
+	testkit.WaitFor(t, generous, func() bool {
+		after := begun(t, load.Options{Targets: []load.Target{target}, Clients: 8})
+		testkit.Wait(t, func() bool { return after.Result().Requests > 500 }, "500 requests")
+		r = after.Stop()
+		return len(r.ByGeneration) == 1 && r.ByGeneration[fmt.Sprint(a.last)] > 0
+	}, fmt.Sprintf("generation %d to answer alone", a.last))
+	none(t, "after it left", r, 500)
 	none(t, "while it came and went", fresh.Stop(), 500)
 	a.Stop()
 }

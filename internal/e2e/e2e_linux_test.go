@@ -187,14 +187,19 @@ func write(t testing.TB, path, text string) {
 	}
 }
 
-// truncate replaces a file by its first n bytes.
-func truncate(t testing.TB, path string, n int) {
+func contents(t testing.TB, path string) string {
 	t.Helper()
 	b, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	write(t, path, string(b[:n]))
+	return string(b)
+}
+
+// truncate replaces a file by its first n bytes.
+func truncate(t testing.TB, path string, n int) {
+	t.Helper()
+	write(t, path, contents(t, path)[:n])
 }
 
 // kill ends a process of the test's own at once.

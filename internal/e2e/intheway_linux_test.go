@@ -1,9 +1,7 @@
 package e2e
 
 import (
-	"context"
 	"fmt"
-	"net"
 	"os"
 	"strings"
 	"testing"
@@ -12,22 +10,11 @@ import (
 	"baton/internal/testkit"
 )
 
-// freePort is the number of a port that was free a moment ago.
-func freePort(t testing.TB) int {
-	t.Helper()
-	l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
-}
-
 // Every newcomer fails on the port that the old generation has bound by itself;
 // the log names it and the two ways out, and with each of them the next one serves.
 func TestATargetThatBindsASecondPortByItself(t *testing.T) {
 	testkit.Leaks(t)
-	own := fmt.Sprintf("127.0.0.1:%d", freePort(t))
+	own := fmt.Sprintf("127.0.0.1:%d", testkit.FreePort(t))
 	path := config(t, testkit.Target("port="+own), quick, listen("web", "127.0.0.1:0"))
 	a := run(t, path)
 	fresh := begun(t, load.Options{Targets: []load.Target{a.address("web")}, Clients: 4})
@@ -52,7 +39,7 @@ func TestATargetThatBindsASecondPortByItself(t *testing.T) {
 // is told so.
 func TestATargetThatBindsBatonsOwnPort(t *testing.T) {
 	testkit.Leaks(t)
-	own := fmt.Sprintf("127.0.0.1:%d", freePort(t))
+	own := fmt.Sprintf("127.0.0.1:%d", testkit.FreePort(t))
 	a := begin(t, config(t, testkit.Target("port="+own), quick, listen("web", own)))
 	message, _ := a.WaitEvent(0, "rolledback", "generation", 1).Event()["msg"].(string)
 	for _, want := range []string{own + " is baton's", "take its socket over"} {
@@ -69,7 +56,7 @@ func TestATargetThatBindsBatonsOwnPort(t *testing.T) {
 func TestAListenerCanBeTheStandardInput(t *testing.T) {
 	testkit.Leaks(t)
 	if _, err := os.Stat("/usr/bin/python3"); err != nil {
-		t.Skip("needs /usr/bin/python3: ", err)
+		testkit.Lack(t, "needs /usr/bin/python3: %v", err)
 	}
 	const program = `
 import os, socket

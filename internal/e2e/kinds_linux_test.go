@@ -48,7 +48,7 @@ func TestAUnixPathThatWorkersUnlinkComesBack(t *testing.T) {
 func TestASharedSocketIsSwappedAndSaysWhyItIsShared(t *testing.T) {
 	testkit.Leaks(t)
 	off := `steering = "off"`
-	a := run(t, config(t, testkit.Target(), "[handoff]\ndrain_delay = \"250ms\"",
+	a := run(t, config(t, testkit.Target(), quick,
 		listen("web", "127.0.0.1:0", off), listen("file", "unix://"+shortDir(t)+"/s", off)))
 	for _, name := range []string{"web", "file"} {
 		line := a.WaitEvent(0, "listener-opened", "listener", name)
@@ -101,7 +101,7 @@ func ask(address string) int {
 // Datagrams are steered as connections are: each is answered, by who serves.
 func TestUDPIsSwappedWithoutLosingADatagram(t *testing.T) {
 	testkit.Leaks(t)
-	a := run(t, config(t, testkit.Target("ready=notify"), "[handoff]\nready = \"notify\"\ndrain_delay = \"250ms\"", listen("dns", "udp://127.0.0.1:0")))
+	a := run(t, config(t, testkit.Target("ready=notify"), "[handoff]\nready = \"notify\"\ndrain_delay = \"500ms\"", listen("dns", "udp://127.0.0.1:0")))
 	address := a.address("dns").Address
 	var mu sync.Mutex
 	asked, lost := 0, 0

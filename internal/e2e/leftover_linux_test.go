@@ -39,11 +39,12 @@ func TestANewAddressIsShutUntilItsNewcomerServes(t *testing.T) {
 	dir := shortDir(t)
 	web := listen("web", fmt.Sprintf("127.0.0.1:%d", testkit.FreePort(t)))
 	admin := listen("admin", fmt.Sprintf("127.0.0.1:%d", testkit.FreePort(t))) + listen("file", "unix://"+dir+"/s")
-	handoff := "[handoff]\nready_timeout = \"2s\"\ndrain_delay = \"100ms\""
-	path := config(t, testkit.Target("@"+file), handoff, web)
+	path := config(t, testkit.Target("@"+file), quick, web)
 	a := run(t, path)
-	for round, ready := range []string{"ready=never", "ready=late:1s"} {
-		testkit.Behave(t, file, ready)
+	ready := t.TempDir() + "/ready"
+	for round, handoff := range []string{quick + "\nready_timeout = \"10s\"", quick + "\nready_timeout = \"60s\""} {
+		// The first is never ready, the second when the test has seen what it wants.
+		testkit.Behave(t, file, []string{"ready=never", "ready=file:" + ready}[round])
 		rewrite(t, path, testkit.Target("@"+file), handoff, web, admin)
 		from := a.Next()
 		a.HUP()
@@ -65,6 +66,7 @@ func TestANewAddressIsShutUntilItsNewcomerServes(t *testing.T) {
 			}
 			continue
 		}
+		write(t, ready, "")
 		line := a.WaitEvent(from, "serving")
 		for _, name := range []string{"admin", "file"} {
 			if g := served(t, target(a.WaitEvent(from, "listener-opened", "listener", name))); g != fmt.Sprint(line.Event()["generation"]) {
@@ -94,7 +96,7 @@ func dial(t *testing.T, line testkit.Line) (net.Conn, error) {
 func TestANewcomerThatCannotBeSteeredToIsRolledBack(t *testing.T) {
 	testkit.Leaks(t)
 	path := shortDir(t) + "/web.sock"
-	a := run(t, config(t, testkit.Target(), "[handoff]\ndrain_delay = \"100ms\"",
+	a := run(t, config(t, testkit.Target(), quick,
 		listen("web", "127.0.0.1:0"), listen("file", "unix://"+path)))
 	web := a.address("web")
 	fresh := begun(t, load.Options{Targets: []load.Target{web}, Clients: 8})

@@ -17,7 +17,7 @@ func foreign(t *testing.T, name string) string {
 	t.Helper()
 	dir := filepath.Join("..", "..", "testdata", "programs", name)
 	if out, err := exec.CommandContext(t.Context(), "go", "-C", dir, "mod", "download").CombinedOutput(); err != nil {
-		t.Skipf("needs the modules of %s: %v: %s", dir, err, out)
+		testkit.Lack(t, "needs the modules of %s: %v: %s", dir, err, out)
 	}
 	path := filepath.Join(t.TempDir(), name)
 	if out, err := exec.CommandContext(t.Context(), "go", "-C", dir, "build", "-o", path, ".").CombinedOutput(); err != nil {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -16,7 +17,7 @@ func program(t testing.TB, name string) string {
 	t.Helper()
 	path, err := exec.LookPath(name)
 	if err != nil {
-		t.Skipf("needs %s: %v", name, err)
+		testkit.Lack(t, "needs %s: %v", name, err)
 	}
 	return path
 }
@@ -51,7 +52,7 @@ func TestEachProtocolSwaps(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			if c.name == "server-starter" && exec.Command(perl, "-MServer::Starter", "-e1").Run() != nil {
-				t.Skip("needs Perl's Server::Starter")
+				testkit.Lack(t, "needs Perl's Server::Starter")
 			}
 			a := run(t, config(t, c.exec, quick, c.more, listen("web", "127.0.0.1:0")))
 			if line := a.WaitEvent(0, "ready", "generation", 1); !strings.Contains(line.Text, c.says) {
@@ -76,7 +77,7 @@ func TestAHostileNewcomerIsNotReady(t *testing.T) {
 	} {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
-			handoff := "ready = \"notify\"\nready_timeout = \"1500ms\"\n"
+			handoff := "ready = \"notify\"\nready_timeout = \"60s\"\n"
 			path := config(t, testkit.Target("ready=notify"), quick, handoff, listen("web", "127.0.0.1:0"))
 			a := run(t, path)
 			fresh := begun(t, load.Options{Targets: []load.Target{a.address("web")}, Clients: 2})
@@ -84,7 +85,7 @@ func TestAHostileNewcomerIsNotReady(t *testing.T) {
 			switch kind {
 			case "s6":
 				hostile = []string{python, py, kind, `{{fd "web"}}`, "{{ready}}", "hostile"}
-				handoff = "ready = \"newline\"\nready_fd = 5\nready_timeout = \"1500ms\"\n"
+				handoff = "ready = \"newline\"\nready_fd = 5\nready_timeout = \"60s\"\n"
 			case "systemd":
 			default:
 				handoff += fmt.Sprintf("protocols = [%q]\n", kind)
@@ -92,12 +93,22 @@ func TestAHostileNewcomerIsNotReady(t *testing.T) {
 			rewrite(t, path, hostile, quick, handoff, listen("web", "127.0.0.1:0"))
 			from := a.Next()
 			a.HUP()
+			// When it has said all it wants to say, it says so on its output and dies, by
+			// which the rest of the log is known to have been written.
+			started := a.WaitEvent(from, "started", "generation", 2)
+			a.WaitLogFrom(from, "\"level\":\"WARN\".*"+says)
+			a.WaitLogFrom(from, "^hostile: all said$")
+			kill(t, number(t, started, "pid"))
 			line := a.WaitEvent(from, "rolledback", "generation", 2)
 			if message, _ := line.Event()["msg"].(string); !strings.Contains(message, "generation 1 serves on") {
 				t.Errorf("the log says %q", message)
 			}
-			a.WaitLogFrom(from, "(?i)(\"level\":\"WARN\"|rolledback).*"+says)
 			a.WaitEvent(from, "gone", "generation", 2)
+			for _, line := range a.Lines()[from:] {
+				if e := line.Event(); e["event"] == "ready" && fmt.Sprint(e["generation"]) == "2" {
+					t.Errorf("it was taken for ready: %s", line.Text)
+				}
+			}
 			rewrite(t, path, testkit.Target("ready=notify"), quick, listen("web", "127.0.0.1:0"))
 			a.HUP()
 			a.serving(3)
@@ -105,4 +116,31 @@ func TestAHostileNewcomerIsNotReady(t *testing.T) {
 			a.Stop()
 		})
 	}
+}
+
+// The verdict on one that never gets ready says what its channel said.
+func TestAHostileNewcomersVerdictSaysWhatWasWrong(t *testing.T) {
+	python, py := program(t, "python3"), testdata(t, "server.py")
+	testkit.Leaks(t)
+	handoff := "ready = \"newline\"\nready_fd = 5\nready_timeout = \"10s\"\n" // in which Python starts
+	a := begin(t, config(t, []string{python, py, "s6", `{{fd "web"}}`, "{{ready}}", "hostile"}, quick, handoff, listen("web", "127.0.0.1:0")))
+	message, _ := a.WaitEvent(0, "rolledback", "generation", 1).Event()["msg"].(string)
+	for _, want := range []string{"not ready within 10s", "newline", "nothing serves"} {
+		if !strings.Contains(message, want) {
+			t.Errorf("the log says %q, without %q", message, want)
+		}
+	}
+	if code := a.Wait(); code != 1 {
+		t.Errorf("exit code %d, want 1", code)
+	}
+}
+
+// number is a field of an event that is one.
+func number(t testing.TB, line testkit.Line, field string) int {
+	t.Helper()
+	n, err := strconv.Atoi(fmt.Sprint(line.Event()[field]))
+	if err != nil {
+		t.Fatalf("%s of %s: %v", field, line.Text, err)
+	}
+	return n
 }

@@ -68,8 +68,8 @@ server.on('upgrade', (request, socket) => {
 process.on('SIGTERM', () => { console.log('closing by the signal'); kept.end(); setTimeout(() => process.exit(0), 50) })
 server.listen(Number(process.env.PORT))
 `)
-	a := run(t, config(t, []string{"node", script}, `env = { PORT = '{{port "web"}}' }`, quick, `drain_timeout = "4s"`,
-		listen("web", fmt.Sprintf("127.0.0.1:%d", freePort(t)))))
+	a := run(t, config(t, []string{"node", script}, `env = { PORT = '{{port "web"}}' }`, quick, `drain_timeout = "12s"`,
+		listen("web", fmt.Sprintf("127.0.0.1:%d", testkit.FreePort(t)))))
 	c, err := (&net.Dialer{}).DialContext(context.Background(), "tcp", a.address("web").Address)
 	if err != nil {
 		t.Fatal(err)
@@ -118,7 +118,7 @@ for (const at of [81, %q]) {
 http.createServer((q, r) => { r.setHeader('X-Generation', process.env.BATON_GENERATION); r.end('x') }).listen(Number(process.env.PORT))
 `, path))
 	a := run(t, config(t, []string{"node", script}, "user = \"nobody\"\nenv = { PORT = '{{port \"web\"}}' }", quick,
-		listen("web", fmt.Sprintf("127.0.0.1:%d", freePort(t)))))
+		listen("web", fmt.Sprintf("127.0.0.1:%d", testkit.FreePort(t)))))
 	a.WaitLog("refused: 81 EACCES")
 	a.WaitLog("refused: " + path + " EACCES")
 	a.Stop()

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 
@@ -63,7 +64,7 @@ func TestATableflipProgramFindsItsListener(t *testing.T) {
 	} {
 		t.Run(fmt.Sprintf("%s-%d", c.network, i), func(t *testing.T) {
 			testkit.Leaks(t)
-			n := freePort(t)
+			n := testkit.FreePort(t)
 			at, as := fmt.Sprintf(c.listen, n), fmt.Sprintf(c.address, n)
 			a := run(t, config(t, []string{program, "listen", c.network, as}, quick, listen("web", at)))
 			a.WaitLog("ready.*tableflip")
@@ -84,5 +85,17 @@ func TestATableflipProgramFindsItsListener(t *testing.T) {
 			none(t, "tableflip", r, 100)
 			a.Stop()
 		})
+	}
+}
+
+// Of a program built on tableflip it is said that it is one, and by what it is known.
+func TestCheckFindsTableflip(t *testing.T) {
+	path := config(t, []string{flip(t), "listen", "tcp", "127.0.0.1:0"}, listen("web", "127.0.0.1:0"))
+	out, err := exec.Command(testkit.Binary(t), "check", "--config", path).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if want := "protocol  tableflip (it carries TABLEFLIP_HAS_PARENT"; !strings.Contains(string(out), want) {
+		t.Errorf("check says %s, without %q", out, want)
 	}
 }

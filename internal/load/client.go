@@ -101,7 +101,7 @@ func (c *client) once(ctx context.Context) bool {
 		c.result.answered(a, end, end-begin, during)
 	case ctx.Err() != nil && (isTimeout(err) || errors.Is(err, context.Canceled)):
 		c.result.Abandoned++
-	case conn != nil && conn.closedIdle(err, end-begin):
+	case conn != nil && conn.closedIdle(err, end-begin, r.options.RaceWindow):
 		c.result.IdleRaced++
 	default:
 		loss := Loss{At: r.began.Add(end), After: end, Took: end - begin, Target: c.target, During: during,
@@ -133,16 +133,21 @@ func (c *client) checkKept() {
 // answered before, nothing came in answer to this request, and the end came as
 // fast as the network allows. A server that took the request, worked on it and
 // then dropped it lost it, however often the connection had been used.
-func (c *connection) closedIdle(err error, took time.Duration) bool {
-	if c.served == 0 || c.got > 0 || took > raceWindow+4*c.dialed {
+func (c *connection) closedIdle(err error, took, window time.Duration) bool {
+	if c.served == 0 || c.got > 0 || took > window+min(4*c.dialed, slowestNetwork) {
 		return false
 	}
 	kind := reason(err, c)
 	return kind == EOF || kind == Reset
 }
 
-// raceWindow allows for the scheduling of both ends on a busy machine.
-const raceWindow = 50 * time.Millisecond
+const (
+	// raceWindow allows for the scheduling of both ends on a busy machine.
+	raceWindow = 50 * time.Millisecond
+	// slowestNetwork bounds what one slow connect, which a stall may have been as
+	// well, excuses on its connection from then on.
+	slowestNetwork = time.Second
+)
 
 // exchange sends one request and reads its answer, within Options.Timeout. The
 // connection is returned with an error too, for what was seen on it, and is

@@ -100,6 +100,11 @@ type Options struct {
 	// ten parts spread over that time. 0 is 64 KiB and 300 ms.
 	UploadSize int
 	UploadTime time.Duration
+	// RaceWindow is how soon after a request was begun the end of its connection
+	// still counts as [Result.IdleRaced] and not as a loss, besides the time that
+	// the network takes; 0 is 50 ms. A longer one suits a busy machine and a server
+	// that cannot drop what it works on for as long.
+	RaceWindow time.Duration
 	// Window is how long after a [Runner.Mark] latency still counts as latency
 	// during a swap, unless [Runner.Settle] ends it sooner; 0 is 1 s.
 	Window time.Duration
@@ -130,6 +135,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.UploadTime == 0 {
 		o.UploadTime = 300 * time.Millisecond
+	}
+	if o.RaceWindow == 0 {
+		o.RaceWindow = raceWindow
 	}
 	if o.Window == 0 {
 		o.Window = time.Second

@@ -237,7 +237,7 @@ func tryStart(t testing.TB, r *Release, change ...func(*Spec)) (talk, error) {
 // line reads one line of what the process says.
 func (k talk) line(t testing.TB) string {
 	t.Helper()
-	k.out.SetReadDeadline(time.Now().Add(10 * time.Second))
+	k.out.SetReadDeadline(time.Now().Add(time.Minute))
 	var b []byte
 	for one := make([]byte, 1); ; {
 		if _, err := k.out.Read(one); err != nil {
@@ -262,7 +262,7 @@ func (k talk) number(t testing.TB) int {
 // view reads what the target "view" found.
 func (k talk) view(t testing.TB) (v view) {
 	t.Helper()
-	k.out.SetReadDeadline(time.Now().Add(10 * time.Second))
+	k.out.SetReadDeadline(time.Now().Add(time.Minute))
 	b, err := io.ReadAll(k.out)
 	if err != nil {
 		t.Fatal(err)
@@ -277,8 +277,8 @@ func (k talk) ended(t testing.TB) Status {
 	t.Helper()
 	select {
 	case <-k.Done():
-	case <-time.After(10 * time.Second):
-		t.Fatal("the process has not ended within 10 s")
+	case <-time.After(time.Minute):
+		t.Fatal("the process has not ended within a minute")
 	}
 	return k.Status()
 }
@@ -288,9 +288,9 @@ func eventually(t testing.TB, what string, cond func() bool) {
 	t.Helper()
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
-	for end := time.Now().Add(10 * time.Second); !cond(); <-tick.C {
+	for end := time.Now().Add(time.Minute); !cond(); <-tick.C {
 		if time.Now().After(end) {
-			t.Fatalf("not within 10 s: %s", what)
+			t.Fatalf("not within a minute: %s", what)
 		}
 	}
 }

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"baton/internal/process"
+	"baton/internal/testkit"
 )
 
 // childVariable makes the test binary one of the children.
@@ -192,7 +193,7 @@ func needs(t *testing.T, program string) string {
 	t.Helper()
 	path, err := exec.LookPath(program)
 	if err != nil {
-		t.Skip("needs "+program+": ", err)
+		testkit.Lack(t, "needs %s: %v", program, err)
 	}
 	return path
 }

@@ -49,7 +49,7 @@ func (s *stand) impostor() *impostor {
 		s.t.Fatal(err)
 	}
 	i.conn = c.(*net.UnixConn)
-	_ = i.conn.SetDeadline(time.Now().Add(30 * time.Second)) // a fresh connection takes one
+	_ = i.conn.SetDeadline(time.Now().Add(time.Minute)) // a fresh connection takes one
 	s.t.Cleanup(func() {
 		i.conn.Close()
 		if err := link.Close(); err != nil {

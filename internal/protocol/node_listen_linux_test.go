@@ -46,7 +46,7 @@ func dial(t *testing.T, network, address string) string {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(10 * time.Second)) // a fresh connection takes one
+	_ = c.SetDeadline(time.Now().Add(time.Minute)) // a fresh connection takes one
 	data := make([]byte, 16)
 	n, _ := c.Read(data) // nothing is an answer too
 	return string(data[:n])
@@ -220,7 +220,7 @@ socket.bind(Number(process.env.PORT), () => process.send('ready'));
 		t.Fatal(err)
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(10 * time.Second)) // a fresh socket takes one
+	_ = c.SetDeadline(time.Now().Add(time.Minute)) // a fresh socket takes one
 	if _, err := c.Write([]byte("x")); err != nil {
 		t.Fatal(err)
 	}
@@ -274,7 +274,7 @@ server.listen(Number(process.env.PORT), () => process.send('ready'));
 	config := &tls.Config{ServerName: "localhost", RootCAs: roots, ClientSessionCache: tls.NewLRUClientSessionCache(4)}
 	resumed := func() bool {
 		t.Helper()
-		c, err := tls.DialWithDialer(&net.Dialer{Timeout: 10 * time.Second}, "tcp", web.Address, config)
+		c, err := tls.DialWithDialer(&net.Dialer{Timeout: time.Minute}, "tcp", web.Address, config)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -80,8 +80,8 @@ func (b inbox) next(t *testing.T) Message {
 	select {
 	case m := <-b:
 		return m
-	case <-time.After(10 * time.Second):
-		t.Fatal("no message within 10 s")
+	case <-time.After(time.Minute):
+		t.Fatal("no message within a minute")
 		panic("unreachable")
 	}
 }
@@ -277,7 +277,7 @@ func TestDescriptorsThatComeAlongAreClosed(t *testing.T) {
 	}
 	w.Close()
 	// The pipe ends when the last copy is closed, wherever it is.
-	r.SetReadDeadline(time.Now().Add(10 * time.Second))
+	r.SetReadDeadline(time.Now().Add(time.Minute))
 	if _, err := r.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		t.Errorf("a copy of the descriptor is still open: %v", err)
 	}
@@ -322,7 +322,7 @@ func barrier(t *testing.T, to, text string) {
 		t.Fatal(err)
 	}
 	w.Close()
-	r.SetReadDeadline(time.Now().Add(10 * time.Second))
+	r.SetReadDeadline(time.Now().Add(time.Minute))
 	if _, err := r.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		t.Fatalf("the barrier is not answered: %v", err)
 	}
@@ -387,7 +387,7 @@ func TestCloseFromWithinOn(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("Close waits for the message that closes")
 	}
 	goleak.VerifyNone(t, leak)
@@ -425,22 +425,30 @@ func TestAnAbstractNameIsWhatGoLibrariesExpect(t *testing.T) {
 	}
 }
 
-func openFDs(t *testing.T) int {
+// openFDs counts descriptors, but not those that the runtime makes for itself when
+// a test is the first to wait for something.
+func openFDs(t *testing.T) (n int) {
 	t.Helper()
 	d, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return len(d)
+	for _, e := range d {
+		to, err := os.Readlink("/proc/self/fd/" + e.Name())
+		if err == nil && to != "anon_inode:[eventpoll]" && to != "anon_inode:[eventfd]" {
+			n++ // the one of the directory is gone
+		}
+	}
+	return n
 }
 
 func eventually(t *testing.T, what string, cond func() bool) {
 	t.Helper()
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
-	for end := time.Now().Add(10 * time.Second); !cond(); <-tick.C {
+	for end := time.Now().Add(time.Minute); !cond(); <-tick.C {
 		if time.Now().After(end) {
-			t.Fatalf("not within 10 s: %s", what)
+			t.Fatalf("not within a minute: %s", what)
 		}
 	}
 }

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"baton/internal/testkit"
 )
 
 // startUnwrapped runs a command of a project as a worker, as Unwrap has it.
@@ -26,7 +28,7 @@ func (s *stand) startUnwrapped(dir, command string, env ...string) *program {
 func TestNpmKeepsTheChannelUnlessItIsSeenThrough(t *testing.T) {
 	needsNode(t)
 	if _, err := exec.LookPath("npm"); err != nil {
-		t.Skip("needs npm: ", err)
+		testkit.Lack(t, "needs npm: %v", err)
 	}
 	dir := project(t, map[string]string{
 		"start":    "cross-env TZ=UTC node server.js",
@@ -113,7 +115,7 @@ func TestTsxIsSeenThrough(t *testing.T) {
 	install := exec.CommandContext(ctx, "npm", "install", "--no-audit", "--no-fund", "--prefer-offline", "tsx@4")
 	install.Dir = dir
 	if out, err := install.CombinedOutput(); err != nil {
-		t.Skipf("needs tsx from npm's registry: %v: %s", err, out)
+		testkit.Lack(t, "needs tsx from npm's registry: %v: %s", err, out)
 	}
 	if err := os.Mkdir(filepath.Join(dir, "src"), 0o700); err != nil {
 		t.Fatal(err)

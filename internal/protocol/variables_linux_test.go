@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"baton/internal/testkit"
 )
 
 // variablesOf are what a protocol alone tells a worker of these sockets.
@@ -85,7 +87,7 @@ func TestPerlsServerStarterFindsItsSockets(t *testing.T) {
 	w := crewed(t, Settings{Kinds: []Kind{KindServerStarter}}, sockets, nil, perl, "-e", starlet)
 	eventually(t, "it serves, or says why not", func() bool { return w.out.count("\n") > 0 })
 	if w.out.count("Can't locate Server/Starter.pm") > 0 {
-		t.Skip("needs Perl's Server::Starter")
+		testkit.Lack(t, "needs Perl's Server::Starter")
 	}
 	w.says("serving 3")
 	for _, s := range sockets {

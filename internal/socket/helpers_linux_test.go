@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const deadline = 10 * time.Second
+const deadline = time.Minute
 
 // steeredAt listens on address, steered, with slots 0 to n-1, and closes it with
 // the test.

@@ -96,14 +96,14 @@ func unixCheck(t *testing.T, err error) {
 	}
 }
 
-// unixAwait waits until done reports true; it fails the test after 5 s.
+// unixAwait waits until done reports true; it fails the test after a minute.
 func unixAwait(t *testing.T, what string, done func() bool) {
 	t.Helper()
 	tick := time.NewTicker(100 * time.Microsecond)
 	defer tick.Stop()
-	for deadline := time.Now().Add(5 * time.Second); !done(); <-tick.C {
+	for deadline := time.Now().Add(time.Minute); !done(); <-tick.C {
 		if time.Now().After(deadline) {
-			t.Fatalf("after 5s: still not %s", what)
+			t.Fatalf("after a minute: still not %s", what)
 		}
 	}
 }
@@ -124,7 +124,7 @@ func unixFinding(t *testing.T, l *unixListener, kind FindingKind) Finding {
 				return f
 			}
 			t.Errorf("unexpected %+v", f)
-		case <-time.After(5 * time.Second):
+		case <-time.After(time.Minute):
 			t.Fatalf("after 5s: no finding %s", kind)
 		}
 	}
@@ -192,7 +192,7 @@ func unixAsk(path string) (string, error) {
 		return "", err
 	}
 	defer c.Close()
-	if err := c.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(time.Minute)); err != nil {
 		return "", err
 	}
 	if _, err := fmt.Fprintln(c, "who"); err != nil {

@@ -17,6 +17,7 @@ func (w *worker) sayReady() error {
 	}
 	how := w.behave["ready"]
 	late, isLate := strings.CutPrefix(how, "late:")
+	file, isFile := strings.CutPrefix(how, "file:")
 	switch {
 	case how == "notify":
 		return Notify("READY=1")
@@ -26,6 +27,17 @@ func (w *worker) sayReady() error {
 				w.fail(err)
 			}
 		})
+	case isFile:
+		go func() { // ends with the process, when there is no such file before
+			for range time.Tick(5 * time.Millisecond) {
+				if _, err := os.Stat(file); err == nil {
+					break
+				}
+			}
+			if err := Notify("READY=1"); err != nil {
+				w.fail(err)
+			}
+		}()
 	case how != "" && how != "none" && how != "never":
 		return fmt.Errorf("behaviour ready=%s: unknown", how)
 	}

@@ -21,6 +21,7 @@ type socket struct {
 	net.Listener
 	fd     int // the descriptor as inherited, kept for abuse; -1 when it was not
 	index  int
+	greet  bool
 	closed chan struct{}
 	once   sync.Once
 	parked chan struct{} // closed when Accept has seen that it is stopped
@@ -44,6 +45,9 @@ func (s *socket) Accept() (net.Conn, error) {
 		c, err := s.Listener.Accept()
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			continue // stop woke it
+		}
+		if err == nil && s.greet {
+			fmt.Printf("generation %s met %s\n", generation(), c.RemoteAddr())
 		}
 		return c, err
 	}
@@ -134,6 +138,7 @@ func (w *worker) add(l net.Listener, fd int) {
 		_, unlink := w.behave["unlink"]
 		u.SetUnlinkOnClose(unlink)
 	}
+	_, s.greet = w.behave["greet"]
 	if _, hang := w.behave["hang"]; hang || w.behave["ready"] == "never" {
 		s.stopped = true
 	}

@@ -55,6 +55,7 @@ func Main() {
 //	ready=none            says nothing of being ready (the default)
 //	ready=notify          sends READY=1 when it serves
 //	ready=late:D          serves at once, and sends READY=1 after D
+//	ready=file:PATH       likewise, once there is such a file
 //	ready=never           never says so and never accepts
 //	delay=D               does nothing at all for D first
 //	lines=N               prints N numbered lines on each of stdout and stderr
@@ -77,6 +78,8 @@ func Main() {
 //	health=N              /healthz answers 503 N times and then 200; "never": always 503;
 //	                      "hang": never answers; default 200. Each question is printed:
 //	                      "healthz of generation G asked"
+//	greet                 prints each connection that it accepts: "generation G met ADDRESS",
+//	                      the client's
 //	leak=BYTES            allocates so much every 10 ms for ever
 //	listen=ADDR           listens there when it was given no sockets
 //	@FILE                 reads more of them from FILE, one per line, at each start
@@ -128,7 +131,7 @@ func parse(words []string) (behaviours, error) {
 var known = map[string]bool{"server": true, "ready": true, "delay": true, "lines": true, "exit": true,
 	"words": true, "crash": true, "term": true, "shutdown": true, "hang": true, "unlink": true, "port": true,
 	"child": true, "notify": true, "leak": true, "listen": true,
-	"stay": true, "health": true}
+	"stay": true, "health": true, "greet": true}
 
 func (b behaviours) read(file string) error {
 	f, err := os.Open(file)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"os"
 	"strconv"
 	"testing"
 	"time"
@@ -43,6 +44,20 @@ func poll(limit time.Duration, cond func() bool) bool {
 		<-time.After(step) // between two looks, not instead of one
 	}
 	return true
+}
+
+// EnvAll as "all" in the environment says that whoever runs the tests has installed
+// the programs that they need, and wants to know when one of them did not run.
+const EnvAll = "BATON_EXAMPLES"
+
+// Lack ends a test that cannot run for want of a program of others, and says why: it
+// is skipped, or fails under EnvAll.
+func Lack(t testing.TB, format string, args ...any) {
+	t.Helper()
+	if os.Getenv(EnvAll) == "all" {
+		t.Fatalf(format, args...)
+	}
+	t.Skipf(format, args...)
 }
 
 // FreePort is a TCP port that nobody listens on and that no connection is given

@@ -58,6 +58,7 @@ def say(ready_fd):
 
 if hostile:
     say(int(sys.argv[3]) if kind == "s6" else None)
+    print("hostile: all said", flush=True)
     while True:
         time.sleep(1000)
 

@@ -19,10 +19,10 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // carries it never sees the SYN-ACK, and the server's end stays half open.
 var dropAll = bpf.RetConstant{Val: 0}
 
-// await waits until done reports true; it fails the test after 5 s.
+// await waits until done reports true; it fails the test after a minute.
 func await(t *testing.T, what string, done func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(5 * time.Second); !done(); {
+	for deadline := time.Now().Add(time.Minute); !done(); {
 		if time.Now().After(deadline) {
 			t.Fatalf("after 5s: still not %s", what)
 		}
@@ -81,7 +81,7 @@ func sockaddr(a netip.AddrPort) unix.Sockaddr {
 // dial opens a connection and closes it with the test.
 func dial(t *testing.T, to netip.AddrPort) *net.TCPConn {
 	t.Helper()
-	d := net.Dialer{Timeout: 5 * time.Second}
+	d := net.Dialer{Timeout: time.Minute}
 	d.SetMultipathTCP(false)
 	c, err := d.Dial("tcp", to.String())
 	check(t, err)

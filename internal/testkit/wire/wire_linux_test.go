@@ -43,7 +43,7 @@ func serve(t *testing.T, w *wire.Wire, host string) (l *testkit.Launcher, addres
 // dial connects and returns how long that took.
 func dial(t *testing.T, w *wire.Wire, address string) time.Duration {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	begin := time.Now()
 	c, err := w.Dial(ctx, "tcp", address)
@@ -60,17 +60,14 @@ func TestConnectingTakesARoundTrip(t *testing.T) {
 	w := wire.New(t, wire.Options{})
 	for _, host := range []string{wire.Server4, wire.Server6} {
 		server, address := serve(t, w, host)
-		best := time.Hour
-		for range 5 {
+		// Less than two, some time: a busy machine is slow most of the time.
+		testkit.Wait(t, func() bool {
 			took := dial(t, w, address)
 			if took < roundTrip {
 				t.Errorf("%s: %v, faster than the wire", host, took)
 			}
-			best = min(best, took)
-		}
-		if best > roundTrip+40*time.Millisecond {
-			t.Errorf("%s: %v at best", host, best)
-		}
+			return took < 2*roundTrip
+		}, host+" to be reached in one round trip")
 		server.Stop()
 	}
 }
@@ -83,10 +80,13 @@ func TestRequestsOverTheWireTakeTwoRoundTripsAndLoseNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	testkit.Wait(t, func() bool { return r.Result().Requests >= 100 }, "100 requests")
+	testkit.Wait(t, func() bool {
+		now := r.Result()
+		return now.Requests >= 100 && now.Steady.Quantile(0) < 3*roundTrip
+	}, "100 requests, one of them in two round trips")
 	got := r.Stop()
-	if got.Lost != 0 || got.Steady.Quantile(0) < 2*roundTrip || got.Steady.Quantile(0.5) > 4*roundTrip {
-		t.Errorf("%v; fastest %v, median %v", got, got.Steady.Quantile(0), got.Steady.Quantile(0.5))
+	if got.Lost != 0 || got.Steady.Quantile(0) < 2*roundTrip {
+		t.Errorf("%v; fastest %v", got, got.Steady.Quantile(0))
 	}
 	if got.ByPID[strconv.Itoa(server.PID())] != got.Requests {
 		t.Errorf("answered by %v, not by %d alone", got.ByPID, server.PID())
@@ -106,12 +106,10 @@ func TestALostSYNACKIsSentAgain(t *testing.T) {
 		return lossy.Load() && p.Kind == wire.SYNACK && p.Nth == 1
 	}})
 	server, address := serve(t, w, wire.Server4)
-	if took := dial(t, w, address); took >= time.Second {
-		t.Errorf("%v without a loss", took)
-	}
+	testkit.Wait(t, func() bool { return dial(t, w, address) < time.Second }, "a connection without a loss, in less than a second")
 	lossy.Store(true)
 	took := dial(t, w, address)
-	if took < 900*time.Millisecond || took > 10*time.Second {
+	if took < 900*time.Millisecond || took > time.Minute {
 		t.Errorf("%v with the first SYN-ACK lost", took)
 	}
 	if s := w.Stats(); s.Dropped[wire.SYNACK] != 1 || len(s.Dropped) != 1 {
