@@ -9,17 +9,24 @@ import (
 
 // What an operator may ask for besides a reload and the end.
 
-// ReloadIf is Reload, but superseded unless the generation with this number serves,
-// so that of two who deploy at the same time one learns of the other.
+// ReloadIf is Reload, but superseded unless the generation with this number serves and
+// nobody is about to take its place, so that of two who deploy at the same time one
+// learns of the other.
 func (s *Supervisor) ReloadIf(serving int, done func(Verdict)) {
 	s.post(func() {
+		why := ""
+		newcomer := phaseOf(s.rules.Look(), machine.Preparing, machine.Starting, machine.Canary)
 		if sv := s.serving(); sv == nil || int(sv.number) != serving {
-			if done != nil {
-				done(Verdict{Outcome: machine.Superseded, Reason: fmt.Sprintf("generation %d does not serve%s", serving, s.butAnother())})
-			}
-			return
+			why = fmt.Sprintf("generation %d does not serve%s", serving, s.butAnother())
+		} else if newcomer != nil {
+			why = fmt.Sprintf("generation %d is about to take the place of generation %d", newcomer.Number, serving)
 		}
-		s.reload(done)
+		switch {
+		case why == "":
+			s.reload(done)
+		case done != nil:
+			done(Verdict{Outcome: machine.Superseded, Reason: why})
+		}
 	})
 }
 

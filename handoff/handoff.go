@@ -123,7 +123,8 @@ type Supervisor struct {
 	gens      map[machine.Generation]*generation
 	releases  map[machine.Generation]*release // by who resolved them
 	workers   map[machine.Worker]*worker
-	listeners map[string]*listener // by the address as asked for
+	ended     map[machine.Worker]int // pids of workers whose end is being told
+	listeners map[string]*listener   // by the address as asked for
 	slots     map[machine.Slot]machine.Generation
 	occupants *occupants
 	table     []machine.Share
@@ -159,6 +160,7 @@ func New(o Options) *Supervisor {
 		gens:      make(map[machine.Generation]*generation),
 		releases:  make(map[machine.Generation]*release),
 		workers:   make(map[machine.Worker]*worker),
+		ended:     make(map[machine.Worker]int),
 		listeners: make(map[string]*listener),
 		slots:     make(map[machine.Slot]machine.Generation),
 		occupants: newOccupants(),

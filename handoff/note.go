@@ -50,6 +50,8 @@ func (s *Supervisor) note(n machine.Note) {
 	}
 	if w := s.workers[n.Worker]; w != nil {
 		e.PID = w.pid()
+	} else {
+		e.PID = s.ended[n.Worker]
 	}
 	g := s.gens[n.Gen]
 	if p, ok := phases[n.Kind]; ok && g != nil {

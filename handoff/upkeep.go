@@ -47,16 +47,10 @@ func (s *Supervisor) complain(l *listener, doing string, err error) {
 	}
 }
 
-// ended says whether the main process is gone, although the engine may not have
-// come to it.
-func (w *worker) ended() bool {
-	select {
-	case <-w.proc.Done():
-		return true
-	default:
-		return false
-	}
-}
+// ended says whether the main process is gone, or about to be, although the engine
+// may not have come to it. Asked after a look at what it holds or answers, it tells a
+// process that dies from one that does not serve.
+func (w *worker) ended() bool { return w.proc.Ending() }
 
 func (s *Supervisor) checkHeld(w *worker) {
 	for l, held := range w.held {

@@ -283,8 +283,10 @@ func (s *Supervisor) gone(w *worker) {
 	}
 	status := w.proc.Status()
 	s.release(w)
+	s.ended[w.id] = w.pid()
 	stay := status.Signal == 0 && slices.Contains(g.plan.StayCodes, status.Code)
 	s.step(machine.Exited{Worker: w.id, Reason: reason, Stay: stay})
+	delete(s.ended, w.id)
 }
 
 // release frees what the launcher held for the worker.

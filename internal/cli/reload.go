@@ -23,7 +23,7 @@ Without a NAME it is the application of ./baton.toml, or the only one that runs.
 
 3: the newcomer failed. 5: the configuration, the command or a new address is
 unfit; nothing was started. 6: a later reload took its place, or baton stops, or
-with --if-generation another generation serves.`,
+with --if-generation another generation serves or is about to.`,
 		ends: []Code{RolledBack, NotRunning, Invalid, Busy},
 	}, []cli.Flag{
 		&cli.BoolFlag{Name: "no-wait", Usage: "return when it has been asked for"},

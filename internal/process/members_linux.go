@@ -17,7 +17,12 @@ import (
 type stat struct {
 	pid, parent, group int
 	state              byte
+	exiting            bool
 }
+
+// pfExiting is PF_EXITING of linux/sched.h, in the ninth field: set before a process
+// begins to let go of anything.
+const pfExiting = 0x4
 
 // dead: a zombie, or on its way out. It holds nothing and runs nothing.
 func (s stat) dead() bool { return s.state == 'Z' || s.state == 'X' || s.state == 'x' }
@@ -44,6 +49,10 @@ func parseStat(b []byte) (stat, bool) {
 			return s, false
 		}
 		*to = n
+	}
+	if len(f) > 6 {
+		flags, _ := strconv.ParseUint(string(f[6]), 10, 64) // 0 where they are not told
+		s.exiting = flags&pfExiting != 0
 	}
 	return s, true
 }
@@ -130,6 +139,17 @@ func (p *Process) alive() (main, group bool) {
 		_ = p.kill(0) // only to learn whether the group is gone
 	}
 	return !p.reaped, !p.gone
+}
+
+// Ending says whether the main process has ended or is on its way out, although
+// nobody may have waited for it yet. Who finds that it holds something no more asks
+// this next: one that was killed lets go of all it has before its exit is told.
+func (p *Process) Ending() bool {
+	if main, _ := p.alive(); !main {
+		return true
+	}
+	s, ok, err := readStat(p.pid)
+	return err == nil && (!ok || s.dead() || s.exiting)
 }
 
 // related: s belongs to the worker by its own numbers.

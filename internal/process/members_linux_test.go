@@ -211,6 +211,37 @@ func TestHoldsFindsASocketInAnyOfItsProcesses(t *testing.T) {
 	}
 }
 
+// Between the moment in which a killed process lets go of its descriptors and the one
+// in which its end is told, it is known to be ending.
+func TestAProcessThatLetsGoOfASocketAsItEndsIsEnding(t *testing.T) {
+	r := resolve(t, target(t, "wait"))
+	before := 0
+	for range 50 {
+		mine, inode := socket(t)
+		p := start(t, r, func(s *Spec) { s.Files = []int{mine} })
+		p.line(t)
+		if !holds(t, p, inode) || p.Ending() {
+			t.Fatal("a process that runs is said to be ending, or not to hold its socket")
+		}
+		if err := unix.Kill(p.PID(), unix.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		for holds(t, p, inode) {
+			runtime.Gosched()
+		}
+		select {
+		case <-p.Done():
+		default:
+			before++
+		}
+		if !p.Ending() {
+			t.Error("it holds its socket no more and is not said to be ending")
+		}
+		p.ended(t)
+	}
+	t.Logf("%d of 50 were seen before their end was told", before)
+}
+
 // Holds must notice when a descriptor it remembers is another socket by now.
 func TestHoldsDoesNotTrustItsMemory(t *testing.T) {
 	mine, inode := socket(t)

@@ -57,6 +57,9 @@ func (p *Process) PID() int { return 0 }
 // Done is closed here.
 func (p *Process) Done() <-chan struct{} { c := make(chan struct{}); close(c); return c }
 
+// Ending is true here.
+func (p *Process) Ending() bool { return true }
+
 // Status is empty here.
 func (p *Process) Status() Status { return Status{} }
 

@@ -31,6 +31,8 @@ import (
 //	crash       panics
 //	kill        kills itself
 //	leak        allocates ?bytes=
+//	sick        answers 500 to the next ?times= questions at /healthz
+//	silence     sends no WATCHDOG=1 any more
 func (w *worker) abuse(rw http.ResponseWriter, r *http.Request) {
 	s, _ := r.Context().Value(socketKey{}).(*socket)
 	if i, err := strconv.Atoi(r.FormValue("socket")); err == nil && i >= 0 && i < len(w.sockets) {
@@ -106,6 +108,16 @@ func (w *worker) abuseSelf(what string, r *http.Request) error {
 			return err
 		}
 		w.grow(n)
+		return nil
+	case "sick":
+		n, err := strconv.ParseInt(r.FormValue("times"), 10, 64)
+		if err != nil {
+			return err
+		}
+		w.sick.Store(n)
+		return nil
+	case "silence":
+		w.silent.Store(true)
 		return nil
 	}
 	return fmt.Errorf("what=%s: unknown", what)

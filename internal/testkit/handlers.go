@@ -57,6 +57,9 @@ func (w *worker) healthz(rw http.ResponseWriter, r *http.Request) {
 	fmt.Printf("healthz of generation %s asked\n", generation())
 	asked := int(w.asked.Add(1))
 	switch left, err := strconv.Atoi(w.behave["health"]); {
+	case w.sick.Load() > 0:
+		w.sick.Add(-1)
+		http.Error(rw, "out of order", http.StatusInternalServerError)
 	case w.behave["health"] == "hang":
 		<-r.Context().Done()
 	case w.behave["health"] == "never", err == nil && asked <= left:

@@ -44,6 +44,18 @@ func (w *worker) sayReady() error {
 	return nil
 }
 
+// watchdog says that the worker is well, until it is silenced.
+func (w *worker) watchdog(every time.Duration) {
+	for range time.Tick(every) {
+		if w.silent.Load() {
+			return
+		}
+		if err := Notify("WATCHDOG=1"); err != nil {
+			w.fail(err)
+		}
+	}
+}
+
 // Notify sends one datagram to NOTIFY_SOCKET from this process (sd_notify(3)).
 func Notify(message string) error { return NotifyFiles(os.Getenv("NOTIFY_SOCKET"), message) }
 

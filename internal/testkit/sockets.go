@@ -159,7 +159,7 @@ func (w *worker) echo(p net.PacketConn) {
 }
 
 // acceptLoop is the server without shutdown code: it accepts, answers, closes,
-// and whatever it holds dies with the process.
+// and whatever it holds dies with the process. A serial one holds one at most.
 func (w *worker) acceptLoop(s *socket) {
 	for {
 		c, err := s.Accept()
@@ -167,7 +167,11 @@ func (w *worker) acceptLoop(s *socket) {
 			w.fail(err)
 			return
 		}
-		go minimal(c)
+		if w.behave["server"] == "serial" {
+			minimal(c)
+			continue
+		}
+		go minimal(c) // ends with its one request
 	}
 }
 

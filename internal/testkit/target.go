@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -25,6 +26,8 @@ type worker struct {
 	term    chan os.Signal
 	failed  chan error
 	asked   atomic.Int64 // how often /healthz was
+	sick    atomic.Int64 // how often it will still answer 500
+	silent  atomic.Bool  // no WATCHDOG=1 any more
 
 	mu     sync.Mutex
 	leaked [][]byte
@@ -66,6 +69,9 @@ func (w *worker) run() (int, error) {
 	if err := w.sayReady(); err != nil {
 		return 0, err
 	}
+	if d, ok := w.behave["watchdog"]; ok {
+		go w.watchdog(duration(d)) // ends with the process, or when it is silenced
+	}
 	if d, ok := w.behave["crash"]; ok {
 		time.AfterFunc(duration(d), func() {
 			w.lastWords()
@@ -88,9 +94,27 @@ func (w *worker) handleTerm() {
 	switch kind := w.behave["term"]; {
 	case kind == "ignore":
 		signal.Ignore(syscall.SIGTERM)
-	case kind == "die" || w.behave["server"] == "minimal":
+	case kind == "die" || w.behave["server"] == "minimal" || w.behave["server"] == "serial":
+	case slices.Contains(strings.Split(w.behave["record"], ","), "TERM"):
 	default:
 		signal.Notify(w.term, syscall.SIGTERM)
+	}
+	if names, ok := w.behave["record"]; ok {
+		w.record(strings.Split(names, ","))
+	}
+}
+
+// record prints each of these signals when it comes.
+func (w *worker) record(names []string) {
+	known := map[string]os.Signal{"QUIT": syscall.SIGQUIT, "TERM": syscall.SIGTERM, "USR1": syscall.SIGUSR1, "USR2": syscall.SIGUSR2}
+	for _, name := range names {
+		came := make(chan os.Signal, 16)
+		signal.Notify(came, known[name])
+		go func() { // ends with the process
+			for range came {
+				fmt.Fprintf(os.Stdout, "pid %d got %s\n", os.Getpid(), name)
+			}
+		}()
 	}
 }
 
@@ -129,7 +153,7 @@ func (w *worker) serve() {
 	for _, p := range w.packets {
 		go w.echo(p) // ends with the process
 	}
-	if w.behave["server"] == "minimal" {
+	if server := w.behave["server"]; server == "minimal" || server == "serial" {
 		for _, s := range w.sockets {
 			go w.acceptLoop(s) // ends with the process
 		}

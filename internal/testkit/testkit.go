@@ -51,7 +51,9 @@ func Main() {
 // Target is the command line that runs this test binary as the target, a stock
 // net/http server on the sockets that it finds in LISTEN_FDS, with behaviours:
 //
-//	server=http|minimal   minimal is an accept loop with no shutdown code
+//	server=http|minimal|serial
+//	                      minimal is an accept loop with no shutdown code; serial is one
+//	                      that holds a single connection at a time
 //	ready=none            says nothing of being ready (the default)
 //	ready=notify          sends READY=1 when it serves
 //	ready=late:D          serves at once, and sends READY=1 after D
@@ -66,6 +68,9 @@ func Main() {
 //	term=slow:D           likewise, but only D after the signal
 //	term=ignore           TERM does nothing
 //	term=die              TERM's default action
+//	record=NAME,NAME      does nothing on these signals (QUIT, TERM, USR1, USR2) but print
+//	                      each: "pid P got NAME"
+//	watchdog=D            sends WATCHDOG=1 every D, until /abuse?what=silence
 //	shutdown=D            the deadline of Shutdown; default 30s
 //	hang                  listens and never accepts
 //	stay                  goes on when it cannot accept any more; otherwise it ends
@@ -130,7 +135,7 @@ func parse(words []string) (behaviours, error) {
 
 var known = map[string]bool{"server": true, "ready": true, "delay": true, "lines": true, "exit": true,
 	"words": true, "crash": true, "term": true, "shutdown": true, "hang": true, "unlink": true, "port": true,
-	"child": true, "notify": true, "leak": true, "listen": true,
+	"child": true, "notify": true, "leak": true, "listen": true, "record": true, "watchdog": true,
 	"stay": true, "health": true, "greet": true}
 
 func (b behaviours) read(file string) error {
