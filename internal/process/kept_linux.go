@@ -46,7 +46,8 @@ func (r *Release) ran() {
 func (r *Release) Kept() (words string, err error) {
 	removed, err := r.compare()
 	if err != nil {
-		return "", fmt.Errorf("exec %s: %w", r.path, err)
+		// Not by its path, where a link may lead to another release by now.
+		return "", fmt.Errorf("exec %s: %w", r.real, err)
 	}
 	why := r.interpreted()
 	switch {
