@@ -227,16 +227,6 @@ func TestAStickyCanaryKeepsItsClients(t *testing.T) {
 	}
 }
 
-// number is an integer of an event.
-func number(t testing.TB, line testkit.Line, field string) int {
-	t.Helper()
-	n, err := line.Event()[field].(interface{ Int64() (int64, error) }).Int64()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return int(n)
-}
-
 // never fails the test when there is such an event.
 func (a *app) never(kind string, pairs ...any) {
 	a.t.Helper()
