@@ -4,10 +4,15 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // cramped in the environment makes this binary a process that may have few watches,
@@ -82,5 +87,29 @@ told %[1]s/config/z/file
 `, dir)
 	if err != nil || string(out) != want {
 		t.Errorf("it says (%v)\n%swant\n%s", err, out, want)
+	}
+}
+
+func TestADirectoryThatMayNotBeReadMattersOnlyAtTheEndOfAPath(t *testing.T) {
+	dir := tree(t, "way/bin/server", "shut/server")
+	for _, d := range []string{filepath.Dir(dir), dir + "/way", dir + "/shut"} {
+		must(t, os.Chmod(d, 0o111))
+		defer func() { must(t, os.Chmod(d, 0o700)) }()
+	}
+	if os.Geteuid() == 0 { // who may read everything
+		runtime.LockOSThread() // the first look is taken by who calls New
+		defer runtime.UnlockOSThread()
+		must(t, unix.Setfsuid(65534))
+	}
+	var failed []string
+	w, err := New(Options{Paths: []string{dir + "/way/bin/server", dir + "/shut/server"},
+		Changed: func(string) {}, Failed: func(err error) { failed = append(failed, err.Error()) }})
+	if os.Geteuid() == 0 {
+		must(t, unix.Setfsuid(0))
+	}
+	must(t, err)
+	w.Close()
+	if want := []string{"watch " + dir + "/shut: permission denied"}; !slices.Equal(failed, want) {
+		t.Errorf("it says %q, want %q", failed, want)
 	}
 }

@@ -64,10 +64,13 @@ type Options struct {
 
 // Watcher watches. Safe for concurrent use.
 type Watcher struct {
-	o    Options
-	fs   *fsnotify.Watcher
-	ends sync.WaitGroup
-	poke chan struct{} // of one: want, or lost, has something new
+	o      Options
+	fs     *fsnotify.Watcher
+	close  func()         // once
+	closed chan struct{}  // by it
+	looper sync.WaitGroup // who adds watches
+	rest   sync.WaitGroup // who ends with fs
+	poke   chan struct{}  // of one: want, or lost, has something new
 
 	mu   sync.Mutex
 	want []string // paths
@@ -99,13 +102,14 @@ func New(o Options) (*Watcher, error) {
 		o.Quiet = defaultQuiet
 	}
 	w := &Watcher{
-		o: o, fs: f, poke: make(chan struct{}, 1), want: cleaned(o.Paths), survey: newSurvey(nil),
-		looking: stopped(), silence: stopped(), patience: stopped(),
+		o: o, fs: f, closed: make(chan struct{}), poke: make(chan struct{}, 1), want: cleaned(o.Paths),
+		survey: newSurvey(nil), looking: stopped(), silence: stopped(), patience: stopped(),
 	}
+	w.close = sync.OnceFunc(func() { close(w.closed) })
 	w.paths = w.want
 	w.look()
-	w.ends.Go(w.loop)   // ends with Close
-	w.ends.Go(w.errors) // likewise
+	w.looper.Go(w.loop) // ends with Close
+	w.rest.Go(w.errors) // likewise
 	return w, nil
 }
 
@@ -141,8 +145,10 @@ func (w *Watcher) wake() {
 
 // Close ends it and waits for Changed to return.
 func (w *Watcher) Close() {
+	w.close()
+	w.looper.Wait()  // fsnotify must not be closed while a watch is added: the number may be another's by then
 	_ = w.fs.Close() // of a descriptor that nothing was written to
-	w.ends.Wait()
+	w.rest.Wait()
 }
 
 // errors is apart from the loop, since fsnotify tells an error with the lock held
@@ -169,10 +175,9 @@ func (w *Watcher) loop() {
 	defer w.patience.Stop()
 	for {
 		select {
-		case e, ok := <-w.fs.Events:
-			if !ok {
-				return
-			}
+		case <-w.closed:
+			return
+		case e := <-w.fs.Events:
 			w.see(e)
 		case <-w.poke:
 			w.poked()

@@ -1,9 +1,11 @@
 package watch
 
 import (
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -82,13 +84,54 @@ func TestADirectoryIsWatchedWithAllBelowIt(t *testing.T) {
 		{"echo x >config/.env", ".env"},
 		{"rm -r config/z/b/c/d", "z/b/c/d/file"},
 		{"mv config/z gone", "z"},
+		{"echo x >gone/b/c/file", ""},
 		{"mkdir config/z", "z"},
 		{"echo x >config/z/file", "z/file"},
 	} {
 		shell(t, dir, c.script)
-		w.tells(dir+"/config/"+c.want, c.script)
+		if c.want == "" {
+			w.silent(c.script)
+		} else {
+			w.tells(dir+"/config/"+c.want, c.script)
+		}
 	}
 	w.silent("all was told of")
+}
+
+// Directories that are made while the tree is being looked at have sent no event of
+// their own.
+func TestADirectoryThatAppearsDuringALookIsWatched(t *testing.T) {
+	testkit.Leaks(t)
+	dir := tree(t)
+	for n := range 500 { // so that a look takes a while
+		must(t, os.Mkdir(fmt.Sprintf("%s/a%d", dir, n), 0o755))
+	}
+	told := make(chan string, 100)
+	w, err := New(Options{Paths: []string{dir}, Quiet: 10 * time.Millisecond,
+		Changed: func(path string) { told <- path }, Failed: func(err error) { t.Error(err) }})
+	must(t, err)
+	defer w.Close()
+	for n := range 30 {
+		below := fmt.Sprintf("%s/%d/below", dir, n)
+		must(t, os.Mkdir(filepath.Dir(below), 0o755))
+		<-time.After(time.Duration(n) * time.Millisecond) // the look begins meanwhile, or not
+		must(t, os.Mkdir(below, 0o755))
+		<-told
+		testkit.Wait(t, func() bool { // until nothing more is told of that
+			select {
+			case <-told:
+				return false
+			case <-time.After(100 * time.Millisecond):
+				return true
+			}
+		}, "quiet")
+		write(t, below+"/file", "x")
+		select {
+		case <-told:
+		case <-time.After(30 * time.Second):
+			t.Fatalf("a file in %s was not seen", below)
+		}
+	}
 }
 
 func TestWhatIsNoChangeIsNotToldOf(t *testing.T) {
@@ -102,6 +145,7 @@ func TestWhatIsNoChangeIsNotToldOf(t *testing.T) {
 		"echo x >bin/other; mkdir bin/more; rm -r bin/other bin/more",
 		"echo x >config/.main.toml.swp; echo x >config/.main.toml.swx; echo x >config/main.toml~; echo x >config/4913; rm config/4913",
 		"ln -s me@here.1 config/.#main.toml; echo x >'config/sub/#file#'; rm 'config/sub/#file#'",
+		"mkdir config/old~; echo x >config/old~/file; rm -r config/old~",
 		"echo x >config/.git/HEAD; mkdir config/.git/refs; rm -r config/.git/refs",
 		"echo x >config/node_modules/a/index.js; mkdir config/node_modules/b",
 		"mkdir -p config/sub/.git/objects config/sub/node_modules/c; echo x >config/sub/.git/HEAD; echo x >config/sub/node_modules/c/index.js",
@@ -115,7 +159,7 @@ func TestWhatIsNoChangeIsNotToldOf(t *testing.T) {
 }
 
 func TestALinkThatLeadsElsewhereIsToldOf(t *testing.T) {
-	dir := tree(t, "releases/1/bin/server", "releases/2/bin/server", "releases/3/bin/server", "current -> releases/1", "live -> current")
+	dir := tree(t, "releases/1/bin/server", "releases/2/bin/server", "releases/3/bin/server", "current -> releases/1", "middle -> current", "live -> middle")
 	w := watch(t, dir+"/live/bin/server")
 	for _, c := range []struct{ script, want string }{
 		{"echo x >releases/1/bin/server", "releases/1/bin/server"},
@@ -179,6 +223,22 @@ func TestADirectoryOnTheWayMayBeExchanged(t *testing.T) {
 		shell(t, dir, "echo x >app/config/main.toml")
 		w.tells(dir+"/app/config/main.toml", "a change in it")
 	}
+	w.silent("all was told of")
+	if kernel, ours := inotifyWatches(t), len(w.fs.WatchList()); kernel != ours {
+		t.Errorf("the kernel keeps %d watches, of which %d are used", kernel, ours)
+	}
+}
+
+// inotifyWatches counts what the kernel keeps for this process (proc_pid_fdinfo(5)).
+func inotifyWatches(t *testing.T) (n int) {
+	t.Helper()
+	all, err := os.ReadDir("/proc/self/fdinfo")
+	must(t, err)
+	for _, e := range all {
+		text, _ := os.ReadFile("/proc/self/fdinfo/" + e.Name()) // one is gone: the listing's own
+		n += strings.Count(string(text), "inotify wd:")
+	}
+	return n
 }
 
 func TestLinksInADirectoryAreFollowed(t *testing.T) {
@@ -192,6 +252,7 @@ func TestLinksInADirectoryAreFollowed(t *testing.T) {
 		{"echo x >secrets/tls/key", "secrets/tls/key"},
 		{"echo x >shared/sub/file", "shared/sub/file"},
 		{"echo x >shared/sub/more", "shared/sub/more"},
+		{"rm config/key config/shared", "config/key"},
 		{"ln -sfn sub config/sub; ln -s ../secrets config/secrets", "config/sub"},
 		{"echo x >secrets/new", "secrets/new"},
 	} {
@@ -200,6 +261,10 @@ func TestLinksInADirectoryAreFollowed(t *testing.T) {
 	}
 	shell(t, dir, "echo x >elsewhere; rm elsewhere; mkdir etc; echo x >etc/file")
 	w.silent("changes above")
+	shell(t, dir, "rm config/secrets")
+	w.tells(dir+"/config/secrets", "a link was removed")
+	shell(t, dir, "echo x >secrets/tls/key; echo x >shared/sub/file")
+	w.silent("changes where links have led")
 }
 
 // Kubernetes mounts a ConfigMap so, and changes all of it by one rename.
@@ -319,6 +384,23 @@ func TestAChangeWhileOneIsToldIsToldAfterIt(t *testing.T) {
 		hold <- struct{}{}
 		<-told
 		hold <- struct{}{}
+	}
+}
+
+func TestItMayBeClosedAtAnyMoment(t *testing.T) {
+	testkit.Leaks(t)
+	dir := tree(t)
+	for n := range 100 {
+		must(t, os.Mkdir(fmt.Sprintf("%s/a%d", dir, n), 0o755))
+	}
+	for n := range 40 {
+		w, err := New(Options{Paths: []string{dir}, Quiet: time.Millisecond,
+			Changed: func(string) {}, Failed: func(err error) { t.Error(err) }})
+		must(t, err)
+		must(t, os.Mkdir(fmt.Sprintf("%s/b%d", dir, n), 0o755)) // it looks again
+		<-time.After(time.Duration(n) * time.Millisecond / 10)
+		w.Close()
+		w.Close()
 	}
 }
 
