@@ -137,7 +137,7 @@ func TestACommandIsToldTheEventTwice(t *testing.T) {
 	t.Setenv("BATON_REASON", "left over")
 	t.Setenv("KEPT", "yes")
 	h, b := open(t, Config{Crash: sh(`{ cat; set -u; printf '%s|' "$KEPT" "$BATON_HOOK" "$BATON_EVENT" "$BATON_NAME" "$BATON_GENERATION" \
-		"$BATON_WORKER" "$BATON_PID" "$BATON_REASON" "$BATON_MESSAGE" "$BATON_TIME"; } >>"$1"; echo >>"$1"`, file)})
+		"$BATON_SERIAL" "$BATON_PID" "$BATON_REASON" "$BATON_MESSAGE" "$BATON_TIME"; } >>"$1"; echo >>"$1"`, file)})
 	h.Observe(sample())
 	testkit.Wait(t, func() bool { return len(b.lines(t)) == 1 }, "the first command")
 	h.Observe(event.Event{Kind: event.Crashed})

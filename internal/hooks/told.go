@@ -43,7 +43,7 @@ func (h *Hooks) variables(c call) []string {
 		"BATON_EVENT=" + oneLine(string(e.Kind)),
 		"BATON_NAME=" + oneLine(h.o.Name),
 		"BATON_GENERATION=" + number(e.Generation),
-		"BATON_WORKER=" + number(e.Worker),
+		"BATON_SERIAL=" + number(e.Worker),
 		"BATON_PID=" + number(e.PID),
 		"BATON_REASON=" + oneLine(e.Reason),
 		"BATON_MESSAGE=" + oneLine(e.Message),

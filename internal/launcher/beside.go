@@ -3,7 +3,6 @@ package launcher
 import (
 	"log/slog"
 	"os"
-	"slices"
 	"sync"
 
 	"baton/handoff"
@@ -19,7 +18,9 @@ type beside struct {
 	log   *slog.Logger
 	hooks *hooks.Hooks
 
-	mu      sync.Mutex // never held while the engine is waited for
+	making sync.Mutex // held while a watcher is made
+
+	mu      sync.Mutex // never held while anything is waited for
 	engine  reloader
 	paths   []string
 	watcher *watch.Watcher // nil: nothing is watched
@@ -46,29 +47,38 @@ func hooksOf(c *config.Config) hooks.Config {
 // for nobody.
 func (b *beside) apply(c *config.Config) {
 	b.hooks.Set(hooksOf(c))
-	go b.watchPaths(c.Watch) // ends when the files were looked at
-}
-
-// watch begins to reload the engine at changes.
-func (b *beside) watch(first *config.Config, engine reloader) {
-	b.mu.Lock()
-	b.engine = engine
-	b.mu.Unlock()
-	b.watchPaths(first.Watch)
-}
-
-func (b *beside) watchPaths(paths []string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.closed || b.engine == nil || slices.Equal(paths, b.paths) {
+	b.paths = c.Watch
+	switch {
+	case b.watcher != nil:
+		b.watcher.Set(b.paths)
+	case len(b.paths) > 0 && b.engine != nil:
+		go b.begin() // ends when the files were looked at
+	}
+}
+
+// watch has changes of files reload the engine from now on.
+func (b *beside) watch(first *config.Config, engine reloader) {
+	b.mu.Lock()
+	b.engine, b.paths = engine, first.Watch
+	b.mu.Unlock()
+	if len(first.Watch) > 0 {
+		b.begin()
+	}
+}
+
+// begin makes the watcher, which takes as long as there are files; what was asked for
+// meanwhile is told to it then.
+func (b *beside) begin() {
+	b.making.Lock()
+	defer b.making.Unlock()
+	b.mu.Lock()
+	engine, paths, needed := b.engine, b.paths, b.watcher == nil && !b.closed
+	b.mu.Unlock()
+	if !needed {
 		return
 	}
-	b.paths = paths
-	if b.watcher != nil {
-		b.watcher.Set(paths)
-		return
-	}
-	engine := b.engine
 	w, err := watch.New(watch.Options{
 		Paths: paths,
 		Changed: func(path string) {
@@ -81,7 +91,14 @@ func (b *beside) watchPaths(paths []string) {
 		b.log.Warn(err.Error())
 		return
 	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		go w.Close() // ends by itself: nobody waits for it
+		return
+	}
 	b.watcher = w
+	w.Set(b.paths)
 }
 
 // close ends both, when the engine has ended: commands that run get their time.
