@@ -153,3 +153,11 @@ func (c scaled) workers(configured int) int {
 	}
 	return configured
 }
+
+// serves takes note of the number that is configured for the generation which serves:
+// another one than the operator's took the place of ends what was asked for.
+func (c *scaled) serves(configured int) {
+	if c.configured != configured {
+		*c = scaled{}
+	}
+}

@@ -64,6 +64,7 @@ func (s *Supervisor) note(n machine.Note) {
 		e.Tail = s.lastLines(g)
 	case machine.NoteServing:
 		g.served = true
+		s.scaled.serves(g.plan.Policy.Workers)
 		s.applyOptions(g)
 		if s.opts.Applied != nil {
 			s.opts.Applied(g.plan)

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -84,42 +85,21 @@ func (a *app) crew(n int) map[int]event.Worker {
 		if i < 0 || i >= n {
 			a.t.Errorf("worker %d of %d", i, n)
 		}
-		knows(a.t, w)
+		knows(a.t, w, "BATON_WORKER")
 	}
 	return ready
 }
 
-// knows fails the test when a worker was not given its index.
-func knows(t testing.TB, w event.Worker) {
+// knows fails the test when a worker was not given its index in a variable.
+func knows(t testing.TB, w event.Worker, variable string) {
 	t.Helper()
 	env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", w.PID))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := fmt.Sprintf("BATON_WORKER=%d", w.Index); !contains(env, want) {
+	if want := fmt.Sprintf("%s=%d", variable, w.Index); !slices.Contains(strings.Split(string(env), "\x00"), want) {
 		t.Errorf("worker %d (pid %d) was not given %s", w.Index, w.PID, want)
 	}
-	if contains(env, "NODE_CHANNEL_FD=") || strings.Contains(string(env), "NODE_APP_INSTANCE=") {
-		if want := fmt.Sprintf("NODE_APP_INSTANCE=%d", w.Index); !contains(env, want) {
-			t.Errorf("worker %d (pid %d) was not given %s", w.Index, w.PID, want)
-		}
-	}
-}
-
-// contains says whether an environment has the entry.
-func contains(environ []byte, entry string) bool {
-	return strings.Contains("\x00"+string(environ), "\x00"+entry+"\x00")
-}
-
-// once makes one request, on a connection of its own, and returns the pid of who
-// answered it.
-func once(t testing.TB, to load.Target, path string) int {
-	t.Helper()
-	pid, status, err := request(t, to, path)
-	if err != nil || status != http.StatusOK {
-		t.Fatalf("%s: %d, %v", path, status, err)
-	}
-	return pid
 }
 
 // askOf asks until the worker with this pid has answered.
