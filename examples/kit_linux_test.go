@@ -63,11 +63,10 @@ func start(t *testing.T, e example) *app {
 	if e.build != nil {
 		e.build(t, a.dir)
 	}
-	config := filepath.Join(a.dir, cmp.Or(e.config, "baton.toml"))
-	if err := command(t, filepath.Dir(config), testkit.Binary(t), "check"); err != nil {
+	if err := command(t, a.dir, testkit.Binary(t), "check"); err != nil {
 		t.Error(err)
 	}
-	args := append([]string{"run", "--config", config, "--log", "json"}, e.flags...)
+	args := append([]string{"run", "--config", filepath.Join(a.dir, "baton.toml"), "--log", "json"}, e.flags...)
 	a.Launcher = testkit.Baton(t, args...)
 	a.serving(1)
 	return a

@@ -5,7 +5,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -37,7 +36,7 @@ func TestEachConfigurationOfSupervisionDoesWhatItSays(t *testing.T) {
 	for name, show := range supervised {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			a := start(t, example{dir: supervision, config: name + "/baton.toml", needs: []string{"python3"}, flags: quick})
+			a := startSupervised(t, name)
 			a.load(load.Options{Kind: load.Fresh, Clients: 4}, 2*time.Millisecond)
 			a.answered()
 			most := show(a)
@@ -46,6 +45,22 @@ func TestEachConfigurationOfSupervisionDoesWhatItSays(t *testing.T) {
 			a.Stop()
 		})
 	}
+}
+
+// startSupervised runs one of the configurations in a copy of the folder.
+func startSupervised(t *testing.T, name string) *app {
+	t.Helper()
+	if _, err := exec.LookPath("python3"); err != nil {
+		t.Skipf("needs python3: %v", err)
+	}
+	a := &app{t: t, example: example{dir: supervision}, dir: readable(t), port: testkit.FreePort(t)}
+	a.install()
+	if err := command(t, filepath.Join(a.dir, name), testkit.Binary(t), "check"); err != nil {
+		t.Error(err)
+	}
+	a.Launcher = testkit.Baton(t, "run", "--config", filepath.Join(a.dir, name, "baton.toml"), "--log", "json")
+	a.serving(1)
+	return a
 }
 
 // lost ends the load and fails the test when it lost more than that, or otherwise than
@@ -84,10 +99,10 @@ func (a *app) edit(from, to string) {
 
 const starts = "    stop = asyncio.Event()\n"
 
-// baton runs a verb on the application.
+// baton runs a verb on the application, the only one in its home.
 func (a *app) baton(verb ...string) string {
 	a.t.Helper()
-	c := exec.Command(testkit.Binary(a.t), append(verb, filepath.Base(filepath.Dir(a.example.config)))...)
+	c := exec.Command(testkit.Binary(a.t), verb...)
 	c.Env = append(os.Environ(), "BATON_HOME="+a.Home)
 	out, err := c.CombinedOutput()
 	if err != nil {
@@ -168,9 +183,4 @@ func (a *app) showsHooks() int {
 	a.WaitEvent(from, "ready", "generation", 1)
 	testkit.Wait(a.t, func() bool { return told("signal: killed") && told(`"event":"crashed"`) }, "the crash to be told")
 	return 4 // the dead one had accepted no more than one of each client
-}
-
-// among says whether a folder is one of a table's.
-func among(name string) bool {
-	return name == supervision || slices.ContainsFunc(table, func(e example) bool { return e.dir == name })
 }
