@@ -149,7 +149,7 @@ func TestEveryFolderIsAnExampleThatRuns(t *testing.T) {
 		if !d.IsDir() {
 			continue
 		}
-		in := false
+		in := d.Name() == supervision // which has a table of its own
 		for _, e := range table {
 			in = in || e.dir == d.Name()
 		}

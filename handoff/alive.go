@@ -124,26 +124,70 @@ func (s *Supervisor) lookAtQueues(w *worker) {
 		w.alive.waits, w.alive.stuck = 0, false
 		return
 	}
-	if w.alive.waits++; w.alive.waits < 2 {
+	if w.alive.waits++; w.alive.waits < 2 && !s.onProbation(g) {
 		return
 	}
 	w.alive.checked = true
 	s.spawn(func() { // ends with the worker, or after age
 		ctx, cancel := context.WithTimeout(w.ctx, age)
 		defer cancel()
+		before := accepted(w, full)
 		err := proveOne(ctx, full, int(w.slot), w.owns)
+		if err != nil && goesOn(w, full, before) {
+			err = nil // its queue is longer than age, and it takes one after the other
+		}
 		if w.ctx.Err() == nil {
 			s.post(func() { s.accepts(w, full, age, err) })
 		}
 	})
 }
 
+// accepted are the connections on the listener that the worker has accepted and still
+// has, by inode; nil when that cannot be told.
+func accepted(w *worker, l *listener) map[uint64]bool {
+	owned, err := w.proc.Inodes()
+	if err != nil {
+		return nil
+	}
+	all := make(map[uint64]bool)
+	_, err = l.Connections(func(inode uint64) bool {
+		if owned[inode] {
+			all[inode] = true
+		}
+		return owned[inode]
+	})
+	if err != nil {
+		return nil
+	}
+	return all
+}
+
+// goesOn says whether the worker has accepted what it had not before: an inode is not
+// used twice. It looks a few times, since it may come between two connections, and what
+// is accepted between the two halves of a look is not seen by it.
+func goesOn(w *worker, l *listener, before map[uint64]bool) bool {
+	for range 20 {
+		for inode := range accepted(w, l) {
+			if before != nil && !before[inode] {
+				return true
+			}
+		}
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-w.ctx.Done():
+			return false
+		}
+	}
+	return false
+}
+
 // patienceWith is how long a worker of the generation may leave a connection
-// unaccepted: in a bake no longer than half of it.
+// unaccepted: in a bake no longer than a third of it, so that it is known before the
+// bake is over.
 func (s *Supervisor) patienceWith(g *generation) time.Duration {
 	age := g.plan.Live.Stuck
 	if bake := g.plan.Policy.Bake; s.bakes(g) {
-		age = min(age, max(bake/2, time.Second))
+		age = min(age, max(bake/3, time.Second))
 	}
 	return age
 }
@@ -167,10 +211,13 @@ func (s *Supervisor) accepts(w *worker, l *listener, age time.Duration, err erro
 			Message: fmt.Sprintf("pid %d of generation %d is stuck: %s", w.pid(), w.gen, reason),
 		}))
 	}
-	if g.plan.Live.Replace || g.phase == machine.Canary || s.bakes(g) {
+	if g.plan.Live.Replace || s.onProbation(g) {
 		s.step(machine.Unhealthy{Worker: w.id, Reason: reason})
 	}
 }
+
+// onProbation says whether there is a generation to go back to from this one at once.
+func (s *Supervisor) onProbation(g *generation) bool { return g.phase == machine.Canary || s.bakes(g) }
 
 // bakes says whether another generation stands by for this one.
 func (s *Supervisor) bakes(g *generation) bool {

@@ -137,7 +137,7 @@ func TestANewcomerThatStopsWorkingInItsBakeIsRolledBack(t *testing.T) {
 		web := a.address("web")
 		a.swap()
 		from := a.Next()
-		stopped(t, a.pid(2), syscall.SIGSTOP)
+		stop(t, a.pid(2))
 		waiting := begun(t, load.Options{Targets: []load.Target{web}, Clients: 8})
 		a.rollsBack(from, "accepted nothing")
 		testkit.Wait(t, func() bool { return waiting.Result().Requests > 100 }, "a hundred answers")
@@ -150,10 +150,27 @@ func TestANewcomerThatStopsWorkingInItsBakeIsRolledBack(t *testing.T) {
 	})
 }
 
-// stopped sends a signal that stops, or continues, a process of the test's own.
-func stopped(t testing.TB, pid int, sig syscall.Signal) {
+// stop stops a worker as a debugger does, and waits until each of its threads has: one
+// that still runs may accept a connection, and then nobody waits in the queue.
+func stop(t testing.TB, pid int) {
 	t.Helper()
-	if err := syscall.Kill(pid, sig); err != nil {
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	testkit.Wait(t, func() bool {
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+		return err == nil && len(threads) > 0 && !slices.ContainsFunc(threads, func(file string) bool {
+			text, err := os.ReadFile(file)
+			_, state, _ := strings.Cut(string(text), ") ")
+			return err != nil || !strings.HasPrefix(state, "T")
+		})
+	}, fmt.Sprintf("pid %d to be stopped", pid))
+}
+
+// goOn undoes stop.
+func goOn(t testing.TB, pid int) {
+	t.Helper()
+	if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
 }

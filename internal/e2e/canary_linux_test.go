@@ -153,6 +153,32 @@ func TestACanaryHasItsShareOfConnections(t *testing.T) {
 	}
 }
 
+// A unix socket has no addresses to throw for: its path leads to each for a part of the
+// time.
+func TestACanaryHasItsShareOfAUnixSocketsTime(t *testing.T) {
+	testkit.Leaks(t)
+	a := run(t, config(t, testkit.Target(), quick, `canary = [{ weight = 20, pause = true }]`,
+		listen("web", "127.0.0.1:0"), listen("file", "unix://"+shortDir(t)+"/s")))
+	file := a.address("file")
+	a.HUP()
+	a.WaitEvent(a.from, "canary", "generation", 2)
+	fresh := begun(t, load.Options{Targets: []load.Target{file}, Clients: 4})
+	testkit.Wait(t, func() bool { return fresh.Result().Elapsed > 2*time.Second }, "four turns")
+	r := fresh.Stop()
+	none(t, "fresh", r, 100)
+	if share := r.ByGeneration["2"] * 100 / r.Requests; share < 5 || share > 40 {
+		t.Errorf("the canary answered %d %%: %v", share, r.ByGeneration)
+	}
+	if code, _, errs := a.baton("abort", "test"); code != 0 {
+		t.Errorf("exit code %d, %s", code, errs)
+	}
+	a.gone(2)
+	if got := served(t, file); got != "1" {
+		t.Errorf("generation %s serves", got)
+	}
+	a.Stop()
+}
+
 // sides is which generation each client meets; one that meets both fails the test.
 func sides(t *testing.T, answers [][]met) map[int]string {
 	t.Helper()
