@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"baton/handoff/machine"
+	"baton/health"
 	"baton/internal/event"
 	"baton/internal/process"
 	"baton/internal/socket"
@@ -55,21 +56,45 @@ func (s *Supervisor) keepAlive(w *worker) {
 	}
 	var ctx context.Context
 	ctx, w.alive.end = context.WithCancel(w.ctx)
-	p := live.Probe.Probe
-	p.Successes = math.MaxInt // it never has passed for good
 	target := s.target(s.gens[w.gen], w, live.Probe)
 	s.spawn(func() { // ends with the worker, or when it is to end
-		for {
-			select {
-			case <-time.After(p.Interval):
-			case <-ctx.Done():
-				return
-			}
-			if err := p.Until(ctx, target); ctx.Err() == nil {
+		for ctx.Err() == nil {
+			if err := fails(ctx, live.Probe.Probe, target); err != nil {
 				s.post(func() { s.unhealthy(w, err.Error()) })
 			}
 		}
 	})
+}
+
+// fails returns when the probe has failed too often in a row, with the last failure, or
+// when ctx ends, with nil. Passing forgets what failed, once it has passed often enough.
+func fails(ctx context.Context, p health.Probe, target health.Target) error {
+	failed, passed := 0, 0
+	for {
+		select {
+		case <-time.After(p.Interval):
+		case <-ctx.Done():
+			return nil
+		}
+		err := p.Once(ctx, target)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err == nil {
+			if passed++; passed >= p.Successes {
+				failed = 0
+			}
+			continue
+		}
+		passed = 0
+		switch failed++; {
+		case failed < p.Failures:
+		case failed > 1:
+			return fmt.Errorf("%w, %d times in a row", err, failed)
+		default:
+			return err
+		}
+	}
 }
 
 func (s *Supervisor) unhealthy(w *worker, reason string) {
@@ -212,7 +237,7 @@ func (s *Supervisor) accepts(w *worker, l *listener, age time.Duration, err erro
 		}))
 	}
 	if g.plan.Live.Replace || s.onProbation(g) {
-		s.step(machine.Unhealthy{Worker: w.id, Reason: reason})
+		s.step(machine.Unhealthy{Worker: w.id, Reason: reason, Stuck: true})
 	}
 }
 
@@ -238,12 +263,13 @@ func (s *Supervisor) sample() {
 	if s.sampling {
 		return
 	}
+	drains := s.draining()
 	var limited, draining []*worker
 	least := uint64(math.MaxUint64)
-	for _, w := range s.workers {
+	for id, w := range s.workers {
 		switch live := s.gens[w.gen].plan.Live; {
 		case !w.running || w.killed:
-		case w.drain || s.gens[w.gen].phase == machine.Draining:
+		case drains[id]:
 			draining = append(draining, w)
 		case live.Memory > 0 && w.ready && w.role == machine.Member:
 			limited, least = append(limited, w), min(least, live.Memory)
@@ -269,6 +295,20 @@ func (s *Supervisor) sample() {
 		}
 		s.post(func() { s.sampled(limited, usages, left) })
 	})
+}
+
+// draining are the workers that nothing new is to reach.
+func (s *Supervisor) draining() map[machine.Worker]bool {
+	all := make(map[machine.Worker]bool)
+	for _, g := range s.rules.Look().Generations {
+		for _, w := range g.Workers {
+			switch w.State {
+			case machine.Quieting, machine.Idling, machine.Signalled:
+				all[w.ID] = true
+			}
+		}
+	}
+	return all
 }
 
 // connections counts those that a worker has; nil when it cannot be told.

@@ -49,11 +49,13 @@ type (
 		Worker Worker
 		Reason string
 	}
-	// Unhealthy says that a worker that is up does not serve: it failed its probe,
-	// was silent for too long, or accepts nothing.
+	// Unhealthy says that a worker that is up does not serve as it should: it failed
+	// its probe, or was silent for too long. Stuck: it accepts nothing, so that
+	// somebody else has to serve its slot. It may be told again and again.
 	Unhealthy struct {
 		Worker Worker
 		Reason string
+		Stuck  bool
 	}
 	// Outgrown says that a worker is to be replaced, without haste: it has grown
 	// beyond its memory, or is too old. It may be told again and again.

@@ -171,6 +171,9 @@ func (p *player) event(words []string) (Event, error) {
 		return Abort{}, nil
 	case "promote":
 		return Promote{arg(1) == "step"}, nil
+	case "unhealthy":
+		id, err := numbered(arg(1), "w")
+		return Unhealthy{Worker(id), arg(2), arg(3) == "stuck"}, err
 	case "exited":
 		id, err := numbered(arg(1), "w")
 		return Exited{Worker(id), arg(2), arg(3) == "stay"}, err
@@ -189,7 +192,7 @@ func (p *player) event(words []string) (Event, error) {
 func numberedEvent(word, about, reason string) (Event, error) {
 	prefix := map[string]string{
 		"reload": "", "rollback": "", "scale": "", "quiet": "", "stranded": "", "broken": "", "refused": "g",
-		"unstartable": "w", "ready": "w", "probed": "w", "left": "w", "idle": "w", "unhealthy": "w", "outgrown": "w",
+		"unstartable": "w", "ready": "w", "probed": "w", "left": "w", "idle": "w", "outgrown": "w",
 	}
 	n, err := numbered(about, prefix[word])
 	if err != nil {
@@ -206,8 +209,6 @@ func numberedEvent(word, about, reason string) (Event, error) {
 		return Rollback{Request(n)}, nil
 	case "scale":
 		return Scale{n}, nil
-	case "unhealthy":
-		return Unhealthy{Worker(n), reason}, nil
 	case "outgrown":
 		return Outgrown{Worker(n), reason}, nil
 	case "ready":

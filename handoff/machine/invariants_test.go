@@ -66,13 +66,16 @@ func (w *world) checkTable() {
 		return // before the first, and during a stop: as it was
 	}
 	w.must(slices.Equal(w.m.wanted(), w.table) && (len(w.table) > 0 || w.allStopped()), "steered to %v, not %v", w.table, w.m.wanted())
-	ready, all := map[*generation]int{}, map[*generation]int{}
+	ready, all, sick := map[*generation]int{}, map[*generation]int{}, map[*generation]int{}
 	sum, part := 0, 0
 	for _, s := range w.table {
 		h := w.holder(s.Slot)
 		w.must(h != nil && (h.gen == g || h.gen.phase == Canary) && h.role == Member, "steered to slot %d, which no member of g%d or a canary holds", s.Slot, g.number)
 		w.must(!h.leaves, "w%d leaves, and new connections reach it", h.id)
 		all[h.gen]++
+		if h.sick {
+			sick[h.gen]++
+		}
 		if h.state == Ready {
 			ready[h.gen]++
 		}
@@ -82,6 +85,7 @@ func (w *world) checkTable() {
 		w.must((s.Side == 1) == (h.gen != g && h.gen.policy.Sticky && !h.gen.rolls() && all[g]+len(g.reachable()) > 0), "slot %d is on side %d", s.Slot, s.Side)
 	}
 	for x := range all {
+		w.must(sick[x] == 0 || sick[x] == all[x], "steered to workers of g%d that ail beside some that do not", x.number)
 		w.must(ready[x] == 0 || ready[x] == all[x], "steered to workers of g%d that are not ready beside some that are", x.number)
 	}
 	if c := w.m.in(Canary); c != nil && !c.rolls() && all[g] > 0 {

@@ -117,6 +117,7 @@ type worker struct {
 
 	heir     *worker     // who takes its place when ready; nil: nobody
 	forebear *worker     // whose place it takes when ready; nil: nobody's
+	sick     bool        // receives new connections only if nobody else is ready
 	leaves   bool        // drains as soon as nothing new is steered to it
 	yields   *generation // the newcomer for whose worker it leaves; nil: it leaves for another reason
 }
@@ -216,7 +217,7 @@ func (m *Machine) dispatch(e Event) {
 	case Left:
 		m.with(e.Worker, func(w *worker) { m.left(w, e.Reason) })
 	case Unhealthy:
-		m.with(e.Worker, func(w *worker) { m.unhealthy(w, e.Reason) })
+		m.with(e.Worker, func(w *worker) { m.unhealthy(w, e.Reason, e.Stuck) })
 	case Outgrown:
 		m.with(e.Worker, func(w *worker) { m.outgrown(w, e.Reason) })
 	case Broken:

@@ -136,6 +136,9 @@ func showMachine(m *Machine) []string {
 			if w.forebear != nil {
 				line += fmt.Sprintf(" for w%d", w.forebear.id)
 			}
+			if w.sick {
+				line += " sick"
+			}
 			if w.leaves && !w.ends() {
 				line += " leaves"
 			}

@@ -167,7 +167,7 @@ func (w *world) plausible() []Event {
 		events = append(events, Prepared{g, w.policy()}, Prepared{g, w.policy()}, Refused{g, "unfit"})
 	}
 	for _, id := range sorted(w.procs) {
-		events = append(events, Exited{id, "exit status 1", w.draw("stay", 6) == 5}, w.left(id), Unhealthy{id, "its probe failed"}, Outgrown{id, "memory"})
+		events = append(events, Exited{id, "exit status 1", w.draw("stay", 6) == 5}, w.left(id), Unhealthy{id, "its probe failed", w.draw("stuck", 2) == 1}, Outgrown{id, "memory"})
 		events = append(events, w.answers(id)...)
 	}
 	for _, s := range sorted(w.watches) {
@@ -240,7 +240,7 @@ func (w *world) hostile() Event {
 		Prepared{g, w.policy()}, Refused{g, "said before"}, Exited{id, "said before", false}, BecameReady{id},
 		Unstartable{id, "said before"}, Probed{id, ""}, Probed{id, "said before"}, Extended{id, time.Second}, Left{id, "gone"},
 		Broken{s, "unknown"}, Quiet{s}, Stranded{s, rapid.Bool().Draw(w.t, "own")}, Idle{id}, Fired{timer}, Fired{Timer{}},
-		Unhealthy{id, "gone"}, Outgrown{id, "gone"}, Scale{w.draw("scale", 5) - 1}, Steered{}, Unsteered{"said before"},
+		Unhealthy{id, "gone", true}, Outgrown{id, "gone"}, Scale{w.draw("scale", 5) - 1}, Steered{}, Unsteered{"said before"},
 	})
 }
 

@@ -3,17 +3,22 @@ package machine
 import "slices"
 
 // outgrown gives a worker a successor on a slot of its own, and drains it when that
-// one is ready. One that was replaced a moment ago is so only after a backoff.
+// one is ready.
 func (m *Machine) outgrown(w *worker, reason string) {
-	g := w.gen
-	if w.state != Ready || w.role != Member || w.heir != nil || w.leaves || m.stopping || g.phase != Serving {
-		return
+	if w.state == Ready && w.role == Member && w.heir == nil && !w.leaves && w.gen.phase == Serving && !m.stopping {
+		m.renew(w, NoteReplacing, reason)
 	}
+}
+
+// renew starts the heir of a worker: at once, but after a backoff where one was started
+// a moment ago.
+func (m *Machine) renew(w *worker, k NoteKind, reason string) {
+	g := w.gen
 	delay := g.policy.backoff(g.renewals[w.index])
 	g.renewals[w.index]++
 	h := m.hire(g, w.index, Member, m.freeSlot())
 	h.forebear, w.heir = w, h
-	m.do(Note{Kind: NoteReplacing, Gen: g.number, Worker: w.id, Slot: w.slot, Delay: delay, Reason: reason})
+	m.do(Note{Kind: k, Gen: g.number, Worker: w.id, Slot: w.slot, Delay: delay, Reason: reason})
 	m.startAfter(h, delay)
 }
 
@@ -42,14 +47,25 @@ func (m *Machine) unlink(w *worker) {
 	}
 }
 
-// unhealthy handles a worker that is up and does not serve as it should.
-func (m *Machine) unhealthy(w *worker, reason string) {
-	g := w.gen
+// unhealthy handles a worker that is up and does not serve as it should. It may still
+// finish what it has, so it gets an heir, and no new connections while others are
+// ready; one that is stuck loses its slot to its successor; and a newcomer, also in its
+// bake, is rolled back.
+func (m *Machine) unhealthy(w *worker, reason string, stuck bool) {
 	if w.state != Ready || w.role != Member || w.leaves {
 		return
 	}
-	m.note(NoteUnhealthy, g, w, reason)
-	m.lose(w, reason)
+	switch {
+	case stuck || w.gen.phase != Serving || m.in(Standby) != nil:
+		m.note(NoteUnhealthy, w.gen, w, reason)
+		m.lose(w, reason)
+	case w.heir != nil && !w.sick:
+		w.sick = true
+		m.note(NoteUnhealthy, w.gen, w, reason)
+	case w.heir == nil:
+		w.sick = true
+		m.renew(w, NoteUnhealthy, reason)
+	}
 }
 
 // scale gives the generation that serves another number of members: more are

@@ -157,6 +157,7 @@ var workerRows = []row{
 	says("extended", "extended W 1m"),
 	says("left", `left W "closed its socket"`),
 	says("unhealthy", `unhealthy W "its probe failed"`),
+	says("stuck", `unhealthy W "it accepts nothing" stuck`),
 	says("outgrown", `outgrown W "600 MB"`),
 	says("its slot broken", `broken S "shut down"`),
 	says("its slot quiet", "quiet S"),

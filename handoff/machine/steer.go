@@ -58,23 +58,30 @@ func (m *Machine) sharing() *generation {
 	return m.in(Canary)
 }
 
-// reachable lists the slots of the members that can serve; when none can, those of
-// all, so that connections queue for the successors. Who leaves is not among them.
+// reachable lists the slots of the members that can serve; when none can, those that
+// are up and ail; when there is none, those of all, so that connections queue for the
+// successors. Who leaves is not among them.
 func (g *generation) reachable() []Slot {
-	var ready, all []Slot
+	var ready, sick, all []Slot
 	for _, w := range g.workers {
 		if !w.fills() || w.leaves || w.forebear != nil && w.state != Ready {
 			continue
 		}
 		all = append(all, w.slot)
-		if w.state == Ready {
+		switch {
+		case w.state == Ready && w.sick:
+			sick = append(sick, w.slot)
+		case w.state == Ready:
 			ready = append(ready, w.slot)
 		}
 	}
-	if len(ready) == 0 {
-		return all
+	switch {
+	case len(ready) > 0:
+		return ready
+	case len(sick) > 0:
+		return sick
 	}
-	return ready
+	return all
 }
 
 // idle says whether every member was left stopped.

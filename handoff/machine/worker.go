@@ -208,8 +208,9 @@ func (m *Machine) left(w *worker, reason string) {
 		return
 	case Quieting, Idling, Signalled, Killed:
 		m.release(w)
-		if w.state == Quieting {
-			w.quiet, w.delayed = true, true
+		if w.state == Quieting { // it may have accepted what it has not read: the delay goes on
+			w.quiet = true
+			m.cancel(timerKey{kind: TimerQueue, worker: w.id})
 			m.advance(w)
 		}
 		return
@@ -273,7 +274,7 @@ func (m *Machine) drainWorker(w *worker) {
 		}
 		w.state = Quieting
 		delay := m.drainDelay(w)
-		w.quiet, w.delayed = w.slot == none, w.slot == none || delay <= 0
+		w.quiet, w.delayed = w.slot == none, delay <= 0
 		if !w.quiet {
 			m.do(Watch{Slot: w.slot})
 			m.set(TimerQueue, nil, w, w.gen.policy.DrainTimeout+w.gen.policy.DrainDelay)

@@ -139,8 +139,8 @@ func (w *world) happens(e Event) {
 		w.lastRequest = e.Request
 	case Rollback:
 		w.lastRequest = e.Request
-	case Unhealthy:
-		if p := w.procs[e.Worker]; p != nil {
+	case Unhealthy: // others may have its slot if it is stuck, or given up with its generation
+		if p := w.procs[e.Worker]; p != nil && (e.Stuck || w.phaseOf(p.gen) != Serving || w.m.in(Standby) != nil) {
 			p.lost = true
 		}
 	case Steered:
@@ -296,6 +296,13 @@ func (w *world) startProc(a Start) {
 
 func (w *world) reachable(s Slot) bool {
 	return !w.refused[s] && slices.ContainsFunc(w.table, func(x Share) bool { return x.Slot == s })
+}
+
+func (w *world) phaseOf(n Generation) Phase {
+	if g := w.m.gen(n); g != nil {
+		return g.phase
+	}
+	return ""
 }
 
 // allStopped: nobody of the generation that serves is to serve.

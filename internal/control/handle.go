@@ -338,7 +338,7 @@ func (s *Server) scale(w http.ResponseWriter, r *http.Request, q url.Values) {
 
 // MaxWorkers is more than any machine has use for, and far less than what would
 // harm one by a slip of the hand.
-const MaxWorkers = 4096
+const MaxWorkers = 1024
 
 // ParseScale reads a number of workers, or a change of it: "4", "+1", "-2".
 func ParseScale(text string) (n int, relative bool, err error) {

@@ -51,9 +51,9 @@ func TestWhatIsAskedReachesTheEngine(t *testing.T) {
 		{"POST /v1/promote?step=2", 400, `step is 0 or 1`, ""},
 		{"POST /v1/stop?now=yes", 400, `now is 0 or 1`, ""},
 		{"POST /v1/stop?wait=x", 400, `wait is 0 or 1`, ""},
-		{"POST /v1/scale", 400, `workers: a number from 1 to 4096`, ""},
+		{"POST /v1/scale", 400, `workers: a number from 1 to 1024`, ""},
 		{"POST /v1/scale?workers=0", 400, `workers: a number`, ""},
-		{"POST /v1/scale?workers=4097", 400, `workers: a number`, ""},
+		{"POST /v1/scale?workers=1025", 400, `workers: a number`, ""},
 		{"POST /v1/scale?workers=--1", 400, `workers: a number`, ""},
 		{"POST /v1/scale?workers=1e3", 400, `workers: a number`, ""},
 		{"GET /v1/status?%zz", 400, `invalid URL escape`, ""},
@@ -381,14 +381,14 @@ func TestEveryConnectionBusyIsSaid(t *testing.T) {
 
 func TestParseScale(t *testing.T) {
 	for text, want := range map[string]string{
-		"1": "1 false", "4096": "4096 false", "+2": "2 true", "-3": "-3 true",
+		"1": "1 false", "1024": "1024 false", "+2": "2 true", "-3": "-3 true",
 	} {
 		n, relative, err := ParseScale(text)
 		if got := fmt.Sprint(n, relative); err != nil || got != want {
 			t.Errorf("%q: %s, %v, want %s", text, got, err, want)
 		}
 	}
-	for _, text := range []string{"", "0", "+", "-", "+0", "-0", "++1", "+-1", "-+1", "4097", "-4097", "1.5", " 1", "1 ", "x", "99999999999999999999"} {
+	for _, text := range []string{"", "0", "+", "-", "+0", "-0", "++1", "+-1", "-+1", "1025", "-1025", "1.5", " 1", "1 ", "x", "99999999999999999999"} {
 		if n, _, err := ParseScale(text); err == nil {
 			t.Errorf("%q is taken for %d", text, n)
 		}

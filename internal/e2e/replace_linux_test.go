@@ -55,9 +55,7 @@ func TestAWorkerThatFailsItsLiveProbeIsReplaced(t *testing.T) {
 		}
 		crew = now
 	}
-	// Its successor is on the same slot, so that it gets its signal without the wait of
-	// a drain: a Go server may drop what it has just accepted.
-	only(t, "fresh", fresh.Stop(), 5)
+	none(t, "fresh", fresh.Stop(), 500)
 	if n := len(a.events(0, "crashed")); n > 0 {
 		t.Errorf("%d crashes", n)
 	}

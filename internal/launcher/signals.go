@@ -171,6 +171,21 @@ func (s *signals) recent(pid int) bool {
 	return ok && time.Since(at) <= recently
 }
 
+// signalName is the word for a signal that people send by it.
+func signalName(s syscall.Signal) string {
+	switch s {
+	case syscall.SIGTTIN:
+		return "TTIN"
+	case syscall.SIGTTOU:
+		return "TTOU"
+	case syscall.SIGUSR1:
+		return "USR1"
+	case syscall.SIGUSR2:
+		return "USR2"
+	}
+	return s.String()
+}
+
 // obey does what signals ask for until done is closed. It waits for nobody but the
 // engine.
 func (s *signals) obey(done <-chan struct{}, engine supervisor, log *slog.Logger) {
@@ -202,11 +217,11 @@ func (s *signals) obey(done <-chan struct{}, engine supervisor, log *slog.Logger
 				}
 				engine.Scale(by, true, func(_ int, err error) {
 					if err != nil {
-						log.Warn("the number of workers stays", "signal", c.Signal.String(), "error", err)
+						log.Warn("the number of workers stays", "signal", signalName(c.Signal), "error", err)
 					}
 				})
 			default:
-				log.Warn("signal not acted on", "signal", c.Signal.String())
+				log.Warn("signal not acted on", "signal", signalName(c.Signal))
 			}
 		}
 	}
