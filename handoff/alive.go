@@ -128,10 +128,14 @@ func (s *Supervisor) lookAtQueues(w *worker) {
 		return
 	}
 	w.alive.checked = true
+	owns := w.owns
+	if s.siblings(full, w.slot) {
+		owns = nil // whoever of them accepts, the queue is served
+	}
 	s.spawn(func() { // ends with the worker, or after age
 		ctx, cancel := context.WithTimeout(w.ctx, age)
 		defer cancel()
-		err := proveOne(ctx, full, int(w.slot), w.owns)
+		err := proveOne(ctx, full, int(w.slot), owns)
 		if w.ctx.Err() == nil {
 			s.post(func() { s.accepts(w, full, age, err) })
 		}
