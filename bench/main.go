@@ -50,6 +50,7 @@ var parts = []part{
 	{"latency", latency},
 	{"times", times},
 	{"memory", memory},
+	{"slots", slots},
 	{"peers", peers},
 	{"pm2", pm2},
 }

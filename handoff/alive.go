@@ -153,11 +153,15 @@ func (s *Supervisor) lookAtQueues(w *worker) {
 		return
 	}
 	w.alive.checked = true
+	owns := w.owns
+	if s.siblings(full, w.slot) {
+		owns = nil // whoever of them accepts, the queue is served
+	}
 	s.spawn(func() { // ends with the worker, or after age
 		ctx, cancel := context.WithTimeout(w.ctx, age)
 		defer cancel()
 		before := accepted(w, full)
-		err := proveOne(ctx, full, int(w.slot), w.owns)
+		err := proveOne(ctx, full, int(w.slot), owns)
 		if err != nil && goesOn(w, full, before) {
 			err = nil // its queue is longer than age, and it takes one after the other
 		}

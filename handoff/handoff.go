@@ -44,6 +44,7 @@ type Plan struct {
 	Live          Live
 	Protocols     protocol.Settings
 	Stdin         string // name of the listener that is the worker's standard input; "": none
+	Together      bool   // all workers have one socket of each listener, not only of unix ones
 	Policy        machine.Policy
 	Origin        any // what it was made from: the caller's own, for Options.Applied
 }
@@ -311,11 +312,25 @@ func (s *Supervisor) step(e machine.Event) {
 	for len(s.inbox) > 0 {
 		next := s.inbox[0]
 		s.inbox = s.inbox[1:]
-		for _, a := range s.rules.Step(next) {
-			s.do(a)
-		}
+		s.carryOut(s.rules.Step(next))
 	}
 	s.stepping = false
+}
+
+// carryOut does what the rules say, in order; what is refused one slot after the other
+// is refused at once.
+func (s *Supervisor) carryOut(actions []machine.Action) {
+	var refused []machine.Slot
+	for _, a := range actions {
+		if r, ok := a.(machine.Refuse); ok {
+			refused = append(refused, r.Slot)
+			continue
+		}
+		s.refuse(refused...)
+		refused = nil
+		s.do(a)
+	}
+	s.refuse(refused...)
 }
 
 func (s *Supervisor) do(a machine.Action) {
@@ -332,8 +347,6 @@ func (s *Supervisor) do(a machine.Action) {
 		s.probe(s.workers[a.Worker])
 	case machine.Steer:
 		s.steer(a.Table)
-	case machine.Refuse:
-		s.refuse(a.Slot)
 	case machine.Watch:
 		s.watch(a.Slot, a.Orphan)
 	case machine.WatchIdle:

@@ -43,6 +43,12 @@ type engine struct {
 
 func start(t *testing.T, behaviours ...string) *engine {
 	t.Helper()
+	return startAs(t, func(*handoff.Plan) {}, behaviours...)
+}
+
+// startAs is start with a plan that differs.
+func startAs(t *testing.T, differ func(*handoff.Plan), behaviours ...string) *engine {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "h") // short, for the unix socket's path
 	if err != nil {
 		t.Fatal(err)
@@ -58,6 +64,7 @@ func start(t *testing.T, behaviours ...string) *engine {
 		Policy: machine.Policy{Workers: 1, ReadyTimeout: 10 * time.Second, DrainTimeout: 10 * time.Second,
 			MaxDraining: 8, BackoffMin: 10 * time.Millisecond, BackoffMax: time.Second, ResetAfter: 10 * time.Second},
 	}}
+	differ(e.plan)
 	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -81,6 +88,11 @@ func start(t *testing.T, behaviours ...string) *engine {
 		out.Close()
 		if err := errors.Join(null.Close(), os.RemoveAll(dir)); err != nil {
 			t.Error(err)
+		}
+		if t.Failed() {
+			for _, ev := range e.events { // nobody adds any more
+				t.Log(ev.Time.Format("05.000"), ev.Message)
+			}
 		}
 	})
 	return e

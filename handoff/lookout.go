@@ -20,6 +20,7 @@ type lookout struct {
 	slot     int
 	common   []*listener   // whose queue whoever serves can serve
 	own      []*listener   // whose queue only the owner's release can serve
+	beside   []*listener   // whose queue others serve, for good; what it leaves there is not waited for
 	patience time.Duration // with handshakes that were half open at the beginning
 	evict    *eviction     // for an orphan
 	post     func(machine.Event)
@@ -60,7 +61,7 @@ func (o *lookout) look(ctx context.Context) {
 		if empty++; empty < 2 {
 			continue
 		}
-		if o.evict == nil || o.evict.done(all, o.slot) {
+		if o.evict == nil || o.evict.done(slices.Concat(all, o.beside), o.slot) {
 			o.post(machine.Quiet{Slot: machine.Slot(o.slot)})
 			return
 		}
@@ -106,28 +107,31 @@ const passing = 250 * time.Millisecond
 
 // done says whether nobody holds the slot any more, or another worker has come to
 // it. Workers of ours end by themselves, or are ended; others get the drain
-// signal, and KILL when they do not obey it.
+// signal, and KILL when they do not obey it. Those on other slots that are one with
+// it may stay.
 func (e *eviction) done(listeners []*listener, slot int) bool {
-	inodes := make(map[uint64]bool)
-	for _, l := range listeners {
-		if l.Mode() == socket.Shared {
-			continue // held by whoever serves, as it should be
-		}
-		if inode, err := l.Inode(slot); err == nil { // an error: it was closed
-			inodes[inode] = true
-		}
-	}
+	inodes, others := e.sockets(listeners, slot)
 	holders, err := process.Holders(inodes)
 	ours, came := e.on.on(machine.Slot(slot), e.before)
+	siblings, starting := e.on.beside(others)
 	switch {
 	case came: // asked after the look: it may be among the holders
 		return true
 	case err != nil: // no descriptor to look with: later
 		return false
+	case starting: // which of the holders it is cannot be told yet
+		return false
 	}
-	seen := make(map[int]time.Time)
+	among := func(all []*process.Process, pid int) bool {
+		return slices.ContainsFunc(all, func(p *process.Process) bool { return p.Contains(pid) })
+	}
+	seen, left := make(map[int]time.Time), 0
 	for _, h := range holders {
-		if slices.ContainsFunc(ours, func(p *process.Process) bool { return p.Contains(h.PID) }) {
+		if among(siblings, h.PID) {
+			continue
+		}
+		left++
+		if among(ours, h.PID) {
 			continue
 		}
 		if seen[h.PID] = e.seen[h.PID]; seen[h.PID].IsZero() {
@@ -138,7 +142,26 @@ func (e *eviction) done(listeners []*listener, slot int) bool {
 		}
 	}
 	e.seen = seen // without those that let go
-	return len(holders) == 0
+	return left == 0
+}
+
+// sockets are the slot's, and the other slots that are one with it on some listener.
+func (e *eviction) sockets(listeners []*listener, slot int) (inodes map[uint64]bool, others []machine.Slot) {
+	inodes = make(map[uint64]bool)
+	for _, l := range listeners {
+		if l.Mode() == socket.Shared {
+			continue // held by whoever serves, as it should be
+		}
+		if inode, err := l.Inode(slot); err == nil { // an error: it was closed
+			inodes[inode] = true
+		}
+		for _, k := range l.Sharing(slot) {
+			if k != slot {
+				others = append(others, machine.Slot(k))
+			}
+		}
+	}
+	return inodes, others
 }
 
 func (e *eviction) end(h process.Holder, inodes map[uint64]bool) {
@@ -212,6 +235,26 @@ func (o *occupants) on(slot machine.Slot, before []machine.Worker) (all []*proce
 		}
 	}
 	return all, came
+}
+
+// beside returns the processes on these slots and the last ones that were, and whether
+// another is being started there.
+func (o *occupants) beside(slots []machine.Slot) (all []*process.Process, starting bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, slot := range slots {
+		if p := o.last[slot]; p != nil {
+			all = append(all, p)
+		}
+		for _, p := range o.now[slot] {
+			if p == nil {
+				starting = true
+				continue
+			}
+			all = append(all, p)
+		}
+	}
+	return all, starting
 }
 
 func (s *Supervisor) leftBehind(slot machine.Slot, what string) {

@@ -38,9 +38,10 @@ type listener struct {
 	key     string // the address as asked for
 	asked   socket.Options
 	users   map[machine.Generation]bool
-	steered bool            // somebody was given its connections
-	stale   bool            // the last change of steering failed
-	said    map[string]bool // what upkeep has complained of and not seen put right
+	steered bool               // somebody was given its connections
+	stale   bool               // the last change of steering failed
+	shut    machine.Generation // whose slots are refused until somebody serves on it; 0: nobody's
+	said    map[string]bool    // what upkeep has complained of and not seen put right
 }
 
 // prepared is what came of preparing a generation.

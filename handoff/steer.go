@@ -16,6 +16,7 @@ import (
 // with it.
 func (s *Supervisor) steer(table []machine.Share) {
 	s.table = table
+	s.watchAnew()
 	var failed []string
 	for l, err := range s.steerAll(s.listeners) {
 		s.finding(l, "steer: "+err.Error())
@@ -81,25 +82,39 @@ func steerOne(l *listener, shares []socket.Share) error {
 	return l.Steer(shares)
 }
 
-// refuse lets nobody new reach the slot, on any listener.
-func (s *Supervisor) refuse(slot machine.Slot) {
+// refuse lets nobody new reach the slots, on any listener.
+func (s *Supervisor) refuse(slots ...machine.Slot) {
+	if len(slots) == 0 {
+		return
+	}
+	s.table = slices.DeleteFunc(s.table, func(sh machine.Share) bool { return slices.Contains(slots, sh.Slot) })
 	for _, l := range s.listeners {
-		s.refuseOne(l, slot)
+		s.refuseOn(l, slots...)
 	}
 }
 
-func (s *Supervisor) refuseOne(l *listener, slot machine.Slot) {
-	if !l.users[s.slots[slot]] {
+func (s *Supervisor) refuseOn(l *listener, slots ...machine.Slot) {
+	var numbers []int
+	for _, slot := range slots {
+		if l.users[s.slots[slot]] {
+			numbers = append(numbers, int(slot))
+		}
+	}
+	if len(numbers) == 0 {
 		return
 	}
-	if err := l.Refuse(int(slot)); err != nil {
+	if err := l.Refuse(numbers...); err != nil {
 		s.finding(l, "refuse: "+err.Error())
 	}
 }
 
 // watch is one look-out on a slot. A later one on the same slot replaces it,
 // and what it still posts is not heard.
-type watch struct{ cancel context.CancelFunc }
+type watch struct {
+	cancel context.CancelFunc
+	orphan bool
+	on     []*listener // whose queue it follows
+}
 
 // orphanPatience is how long a handshake can stay half open: the kernel sends
 // its SYN-ACK again five times, at doubling intervals from one second
@@ -115,16 +130,17 @@ func (s *Supervisor) watch(slot machine.Slot, orphan bool) {
 		old.cancel()
 	}
 	g := s.gens[s.slots[slot]]
-	common, own := s.watched(g, orphan)
-	for _, l := range slices.Concat(common, own) {
+	common, own, beside := s.watched(g, slot, orphan)
+	all := slices.Concat(common, own)
+	for _, l := range all {
 		if !s.wanted(l) {
-			s.refuseOne(l, slot) // it is closed when this generation is gone
+			s.refuseOn(l, slot) // it is closed when this generation is gone
 		}
 	}
 	ctx, cancel := context.WithCancel(s.ctx)
-	w := &watch{cancel}
+	w := &watch{cancel, orphan, all}
 	s.watches[slot] = w
-	o := &lookout{slot: int(slot), common: common, own: own, patience: orphanPatience}
+	o := &lookout{slot: int(slot), common: common, own: own, beside: beside, patience: orphanPatience}
 	if g != nil && (!orphan || s.stopping || s.serving() == nil) {
 		o.patience = g.plan.HandshakeWait
 	}
@@ -150,15 +166,18 @@ func (s *Supervisor) watch(slot machine.Slot, orphan bool) {
 // watched returns the listeners whose queue on the slot somebody can serve: a
 // worker on the slot serves its generation's. For a slot without one a worker of
 // the generation that serves would, but for those that only its own release has.
-func (s *Supervisor) watched(owner *generation, orphan bool) (common, own []*listener) {
+// A queue that others serve beside it is theirs, and need not be followed.
+func (s *Supervisor) watched(owner *generation, slot machine.Slot, orphan bool) (common, own, beside []*listener) {
 	sv := s.serving()
 	if owner == nil {
-		return nil, nil
+		return nil, nil, nil
 	}
 	for _, l := range owner.listeners {
 		switch {
 		case s.listeners[l.key] != l: // closed
 		case l.Mode() == socket.Shared && !s.stopping && s.wanted(l): // one queue for all
+		case s.siblings(l, slot):
+			beside = append(beside, l)
 		case orphan && sv != nil && !slices.Contains(sv.listeners, l):
 			if owner.served {
 				own = append(own, l)
@@ -167,7 +186,7 @@ func (s *Supervisor) watched(owner *generation, orphan bool) (common, own []*lis
 			common = append(common, l)
 		}
 	}
-	return common, own
+	return common, own, beside
 }
 
 // wanted says whether a generation that is not on its way out has the listener.

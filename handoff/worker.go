@@ -106,7 +106,7 @@ func (s *Supervisor) spec(g *generation, w *worker) (process.Spec, error) {
 	spec := process.Spec{Release: g.program, Stdin: -1}
 	var socks []protocol.Socket
 	for i, l := range g.listeners {
-		if err := s.reserve(l, w); err != nil {
+		if err := s.reserve(g, l, w); err != nil {
 			return spec, err
 		}
 		fd, err := l.FD(int(w.slot))
@@ -151,30 +151,44 @@ func (s *Supervisor) spec(g *generation, w *worker) (process.Spec, error) {
 // reserve makes the worker's slot exist on the listener. Nobody reaches a new
 // listener before the newcomer that brought it is let in; the very first one
 // queues what comes for whoever will be the first to serve.
-func (s *Supervisor) reserve(l *listener, w *worker) error {
+func (s *Supervisor) reserve(g *generation, l *listener, w *worker) error {
 	slot := int(w.slot)
 	if w.role == machine.Emptier {
 		if _, err := l.FD(slot); err == nil {
 			return nil // it has the slot; Reserve would take back a Refuse
 		}
 	}
-	if err := l.Reserve(slot); err != nil {
+	if err := s.unite(g, l, w); err != nil {
 		return err
 	}
-	switch {
-	case l.steered || w.role != machine.Member:
-		return nil
-	case s.serving() == nil:
-		return l.Steer([]socket.Share{{Slot: slot, Weight: 1}})
-	case l.Mode() == socket.Shared:
-		return nil // what is refused there cannot be probed either
+	unserved := !l.steered && w.role == machine.Member
+	if unserved && s.serving() != nil && l.Mode() != socket.Shared { // what is refused there cannot be probed either
+		return s.keepShut(l, w.gen)
 	}
-	for _, k := range []int{0, slot} { // 0 is where a listener steers by itself
-		if err := l.Refuse(k); err != nil {
+	if err := l.Reserve(slot); err != nil || !unserved || s.serving() != nil {
+		return err
+	}
+	return l.Steer([]socket.Share{{Slot: slot, Weight: 1}})
+}
+
+// keepShut lets nobody reach a newcomer's slots on a listener that nobody has served
+// on. All at once: a refusal takes its time, and Reserve of one of several slots that
+// are one takes it back for all.
+func (s *Supervisor) keepShut(l *listener, n machine.Generation) error {
+	if l.shut == n {
+		return nil
+	}
+	slots := s.members(n)
+	for _, slot := range slots {
+		if err := l.Reserve(slot); err != nil {
 			return err
 		}
 	}
-	return nil
+	err := l.Refuse(append(slots, 0)...) // 0 is where a listener steers by itself
+	if err == nil {
+		l.shut = n
+	}
+	return err
 }
 
 // member says whether pid is one of the worker's processes. It waits until the

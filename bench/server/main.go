@@ -6,6 +6,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -26,14 +27,15 @@ func main() {
 	began := time.Now()
 	listen := flag.String("listen", "", "address to listen on when no socket was given")
 	stamps := flag.String("stamps", "", "file to which the times of main, ready and the first connection are appended")
+	one := flag.Duration("one", 0, "serve one request at a time, and take so long for each")
 	flag.Parse()
-	if err := serve(began, *listen, *stamps); err != nil {
+	if err := serve(began, *listen, *stamps, *one); err != nil {
 		fmt.Fprintln(os.Stderr, "server:", err)
 		os.Exit(1)
 	}
 }
 
-func serve(began time.Time, address, file string) error {
+func serve(began time.Time, address, file string, one time.Duration) error {
 	log, err := open(file)
 	if err != nil {
 		return err
@@ -42,6 +44,9 @@ func serve(began time.Time, address, file string) error {
 	l, err := listener(address)
 	if err != nil {
 		return err
+	}
+	if one > 0 {
+		return oneAtATime(l, one)
 	}
 	pid := strconv.Itoa(os.Getpid())
 	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -74,6 +79,25 @@ func serve(began time.Time, address, file string) error {
 		return err
 	}
 	return nil
+}
+
+// oneAtATime is a worker of a blocking prefork server. It has nothing that ends it
+// gently: TERM does.
+func oneAtATime(l net.Listener, took time.Duration) error {
+	if err := ready(); err != nil {
+		return err
+	}
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			return err
+		}
+		if _, err := http.ReadRequest(bufio.NewReader(conn)); err == nil { // else somebody who only looks
+			time.Sleep(took)
+			_, _ = conn.Write([]byte("HTTP/1.1 200 OK\r\nContent-Length: 13\r\nConnection: close\r\n\r\nhello, world\n")) // as above
+		}
+		conn.Close()
+	}
 }
 
 // listener is the socket given, or one of its own. Its own is plain TCP: Go makes

@@ -201,6 +201,9 @@ func (r *rules) checkHandoff() {
 		r.fail(n.find("slots"), "has no effect: with steering = \"off\" all share one socket", "remove it, or that of one listener")
 	}
 	r.oneOf(n.find("swap"), string(h.Swap), string(SwapTogether), string(SwapRolling))
+	if h.Slots == SlotsGeneration && h.Swap == SwapRolling {
+		r.fail(n.find("swap"), `does not go with slots = "generation"`, "remove one: a worker that leaves a socket which others still accept from may lose what it has just taken")
+	}
 	r.oneOf(n.find("ready"), string(h.Ready), string(ReadyAuto), string(ReadyNotify), string(ReadyAccept),
 		string(ReadyHTTP), string(ReadyExec), string(ReadyNewline), string(ReadyDelay))
 	switch delay := n.find("ready_delay"); {

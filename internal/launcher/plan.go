@@ -36,6 +36,7 @@ func plan(c *config.Config) (*handoff.Plan, error) {
 		Protocols:     protocols(c),
 		Command:       command(c),
 		Stdin:         c.Command.Stdin,
+		Together:      c.Handoff.Slots == config.SlotsGeneration,
 		Policy:        policy(c),
 	}
 	if err := unwrap(p, c); err != nil {

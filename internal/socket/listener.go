@@ -61,7 +61,7 @@ func (o Options) logger() *slog.Logger {
 type Mode string
 
 const (
-	Steered Mode = "steered" // a socket for each slot; Steer chooses among them
+	Steered Mode = "steered" // a socket for each slot, or for those that were united; Steer chooses among them
 	Shared  Mode = "shared"  // one socket for all slots; Steer changes nothing
 )
 
@@ -165,13 +165,20 @@ type Listener interface {
 	Apply(Options) error
 	// Reserve makes slot exist, with its guard, and takes back a Refuse.
 	Reserve(slot int) error
-	// Unite says that the slots are of workers that serve together: call it with all
-	// slots of a generation before the first of its workers gets one, and again with
-	// one more before a worker joins them. Each must be reserved all the same. Where connections cannot be steered to one
-	// of several slots (unix) they get one socket: the socket that one of them has,
-	// with its queue, unless slots that are not named have it too, else a new one.
-	// Elsewhere nothing changes. A slot that a worker of another generation has, or
-	// that is steered to by another socket than the one they get, is not to be named.
+	// Unite gives the slots one socket, for workers that serve together: call it with
+	// all slots of a generation before the first of its workers gets one, and again,
+	// with all of them and one more, before a worker joins them. Each must be reserved
+	// all the same. A unix socket's workers have to be united, since a name leads to one
+	// file; others are when whoever is free is to take the next connection.
+	//
+	// They get the socket that one of them has, with its queue, unless slots that are
+	// not named have it too or receive new connections by it; else a new one. So a slot
+	// that is named alone gets one of its own. A slot that a worker of another
+	// generation has is not to be named; that a slot receives new connections by another socket
+	// than the one they get is an error, unless they are refused: then it is not
+	// steered to any more. In the table the weights of united slots add up. For udp whoever
+	// is free takes the next datagram, so a flow is not kept with one worker. In shared
+	// mode nothing changes.
 	//
 	// What follows is as in shared mode, but among these slots alone: Pending, Refuse
 	// and Broken concern the one socket, Probe and Dial count only what owner accepts,
@@ -179,7 +186,7 @@ type Listener interface {
 	// signalled. To steer away from all of them is as exact as ever.
 	Unite(slots ...int) error
 	// Sharing are the slots that have the slot's socket, the slot itself among them:
-	// every slot in shared mode, and when steered only those that were united with it.
+	// every slot in shared mode, and when steered those that were united with it.
 	// nil where there is no such slot.
 	Sharing(slot int) []int
 	// FD is the slot's descriptor, to be duplicated into a worker. It belongs to
@@ -187,8 +194,9 @@ type Listener interface {
 	// same until the slot is named in Unite, also when the socket behind it
 	// breaks and is replaced. When steered, each call makes O_NONBLOCK what
 	// Options.NonBlocking says, whatever the slot's last worker left; in shared
-	// mode, and of united slots, the flag is the workers' own once the socket was made
-	// or given to slots that are not steered to.
+	// mode the flag is the workers' own once the socket was made, and of united slots
+	// once Unite has named them, until it names them again while none is steered to or
+	// without one that joins them.
 	// So ask for it only when a worker is started: one that still runs on the
 	// slot finds the flag changed under it.
 	FD(slot int) (int, error)
@@ -221,8 +229,9 @@ type Listener interface {
 	Connections(owner func(inode uint64) bool) (int, error)
 	// Probe returns nil once a connection of its own has been accepted on slot,
 	// and ctx's error when none was in time. In shared mode the acceptance
-	// counts only if owner claims the accepted socket's inode; when steered
-	// owner may be nil. For udp it returns ErrNoProof.
+	// counts only if owner claims the accepted socket's inode; of united slots too, where
+	// owner may be nil: then it is enough that any of their workers accepts. Else when
+	// steered owner is not asked. For udp it returns ErrNoProof.
 	//
 	// A probe that is given up can leave a connection in the slot's queue, which
 	// Pending does not count; its client has closed, so that a worker which wakes up
@@ -233,8 +242,8 @@ type Listener interface {
 	// Dial returns a connection of the launcher's own that reaches exactly slot,
 	// steered to or not, for a probe that talks; ctx bounds the dialling, not the
 	// connection. When steered it does not wait for acceptance, and owner may be
-	// nil. In shared mode it connects until owner claims the inode of the accepted
-	// socket, so each of the others may see connections that carry nothing; it
+	// nil. In shared mode, and to one of united slots, it connects until owner claims the
+	// inode of the accepted socket, so each of the others may see connections that carry nothing; it
 	// returns ErrNoProof without an owner, and where the worker accepts only what
 	// has sent something (TCP_DEFER_ACCEPT). For udp it returns ErrNoProof.
 	//
@@ -245,7 +254,7 @@ type Listener interface {
 	// Refuse makes the slots ignore new connections while what they have queued
 	// can still be accepted: the last step before Close at a full stop. A client
 	// ignored repeats its SYN, and is refused once the slot is closed. Reserve
-	// takes it back. Each call waits some 10 ms: name all slots in one.
+	// takes it back. A call that refuses anything waits some 10 ms: name all slots in one.
 	Refuse(slots ...int) error
 	// Close closes every slot, closes Findings, and removes a unix socket's path.
 	// Duplicates in workers' hands live on.

@@ -134,7 +134,7 @@ func (g *steered) replaceBroken() error {
 }
 
 // replace takes the member at index i out of the order, as the kernel did, and
-// gives its slot a guard's socket: the one now at i where that is a guard, so
+// gives its slots a guard's socket: the one now at i where that is a guard, so
 // that the program in force is right already.
 func (g *steered) replace(i int, why string) error {
 	broken := g.order[i]
@@ -150,16 +150,15 @@ func (g *steered) replace(i int, why string) error {
 		unix.Close(broken.fd) // a guard: nothing queued
 		return nil
 	}
-	slot := broken.slot
+	slots := having(g.slots, broken)
 	broken.slot = notSlot
-	delete(g.leftover, slot) // queued on the socket that the slot had
 	var heir *member
 	if i > 0 && i < last && g.order[i].guard() {
 		heir = g.order[i]
 	} else {
 		var err error
 		if heir, err = g.spareGuard(); err != nil {
-			broken.slot = slot
+			broken.slot = slots[0]
 			g.order = append(g.order, broken) // not in the group, but to be tried again
 			return err
 		}
@@ -167,8 +166,11 @@ func (g *steered) replace(i int, why string) error {
 	if err := g.inherit(heir, broken.fd); err != nil {
 		return err
 	}
-	g.report(Broken, slot, "%s", why)
-	return g.assign(slot, heir)
+	heir.refused = broken.refused
+	for _, slot := range slots {
+		g.report(Broken, slot, "%s", why)
+	}
+	return g.assign(heir, slots...)
 }
 
 // inherit moves heir's socket to the descriptor number fd, so that a slot keeps

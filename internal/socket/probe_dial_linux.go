@@ -15,10 +15,10 @@ import (
 // dial lets the prober run and returns the connection it ended with.
 func (p *prober) dial(run func() error) (net.Conn, error) {
 	var kept oneConn
-	p.keep = func(fd int, from netip.AddrPort) error {
+	p.keep = func(fd int, from netip.AddrPort, left func()) error {
 		return kept.take(fd, func(fd int) {
-			if s, err := observe(fd); p.left != nil && err == nil && s == open {
-				p.left(from) // nothing has come back: it may not be accepted yet
+			if s, err := observe(fd); left != nil && err == nil && s == open {
+				left() // nothing has come back: it may not be accepted yet
 			}
 			p.part(fd, from, courtesy)
 		})

@@ -17,17 +17,25 @@ import (
 type prober struct {
 	*base
 	origin  netip.Addr
-	done    <-chan struct{}                                       // the listener is closing
-	hold    func() (let func(), ok bool)                          // Close waits until let; false once it has begun
-	isolate func(from netip.AddrPort) (release func(), err error) // nil: the connection may go anywhere
-	landing bool                                                  // no acceptance is waited for: it is enough that the handshake is the slot's
-	owner   func(inode uint64) bool                               // nil: any acceptance will do
-	defers  func() bool                                           // the slot has TCP_DEFER_ACCEPT
-	full    func() bool                                           // the slot's accept queue is, so that no connection can be made
-	left    func(from netip.AddrPort)                             // told of a connection that may still be queued; or nil
-	gone    func(from netip.AddrPort)                             // told that it is not; or nil
-	keep    func(fd int, from netip.AddrPort) error               // takes the connection over; nil: it is closed
+	done    <-chan struct{}              // the listener is closing
+	hold    func() (let func(), ok bool) // Close waits until let; false once it has begun
+	isolate isolator                     // nil: the connection may go anywhere
+	volleys bool                         // others may accept: where one connection was in vain, make several
+	landing bool                         // no acceptance is waited for: it is enough that the handshake is the slot's
+	owner   func(inode uint64) bool      // nil: any acceptance will do
+	defers  func() bool                  // the slot has TCP_DEFER_ACCEPT
+	full    func() bool                  // the slot's accept queue is, so that no connection can be made
+	gone    func(from netip.AddrPort)    // told that it is not; or nil
+	keep    keeper                       // takes the connection over; nil: it is closed
 }
+
+type (
+	// isolator lets what comes from from go to the slot until release. left is to be
+	// called of a connection that may still be queued there.
+	isolator func(from netip.AddrPort) (release, left func(), err error)
+	// keeper takes a connection over; left is the isolator's, or nil.
+	keeper func(fd int, from netip.AddrPort, left func()) error
+)
 
 const (
 	firstLook = time.Millisecond // then doubling
@@ -57,7 +65,7 @@ func (p *prober) run(ctx context.Context, slot int) error {
 	pause := firstLook
 	for tries := 0; ; tries++ {
 		n := 1
-		if p.isolate == nil {
+		if p.volleys {
 			n = volleySize(tries)
 		}
 		err := volley(ctx, n, p.attempt)
@@ -113,13 +121,13 @@ func (p *prober) attempt(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = p.connect(ctx, fd, from)
+	left, err := p.connect(ctx, fd, from)
 	if reused && errors.Is(err, unix.EADDRNOTAVAIL) {
 		unix.Close(fd) // the last connection between these ports is not over for the kernel
 		return errAgain
 	}
 	if err == nil && p.keep != nil {
-		return p.keep(fd, from)
+		return p.keep(fd, from, left)
 	}
 	p.part(fd, from, 0)
 	return err
@@ -128,30 +136,30 @@ func (p *prober) attempt(ctx context.Context) error {
 // connect lets the connection begin, isolated where that is asked for, and
 // returns nil when it is proof. Until it returns the rule that isolates it stays:
 // with SYN cookies the slot is chosen when the handshake ends, not before.
-func (p *prober) connect(ctx context.Context, fd int, from netip.AddrPort) error {
+func (p *prober) connect(ctx context.Context, fd int, from netip.AddrPort) (left func(), err error) {
 	if p.isolate != nil {
-		release, err := p.isolate(from)
-		if err != nil {
-			return err
+		var release func()
+		if release, left, err = p.isolate(from); err != nil {
+			return nil, err
 		}
 		defer release()
 	}
 	to, err := p.at.reach(p.origin)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	err = unix.Connect(fd, to)
 	if errors.Is(err, unix.ECONNREFUSED) {
-		return errAgain
+		return nil, errAgain
 	}
 	if err != nil && !errors.Is(err, unix.EINPROGRESS) {
-		return fmt.Errorf("connect from %s: %w", from, err)
+		return nil, fmt.Errorf("connect from %s: %w", from, err)
 	}
 	err = p.await(ctx, fd, from)
-	if p.left != nil && err != nil {
-		p.left(from)
+	if left != nil && err != nil {
+		left()
 	}
-	return err
+	return left, err
 }
 
 // await looks at the connection from both ends until it is proof, or never will be.

@@ -286,12 +286,14 @@ func (l *shared) Probe(ctx context.Context, slot int, owner func(inode uint64) b
 	return l.probe(ctx, slot, "probe", l.prober(owner))
 }
 
+var errDeferred = fmt.Errorf("%w before a request: TCP_DEFER_ACCEPT is set", ErrNoProof)
+
 // Dial is Probe that keeps the connection. Where the worker has
 // TCP_DEFER_ACCEPT it will not accept before a request has come, and none can be
 // sent before it is known who accepts.
 func (l *shared) Dial(ctx context.Context, slot int, owner func(inode uint64) bool) (net.Conn, error) {
 	if l.at.stream && l.defers() {
-		return nil, l.fail("dial", fmt.Errorf("%w before a request: TCP_DEFER_ACCEPT is set", ErrNoProof))
+		return nil, l.fail("dial", errDeferred)
 	}
 	p := l.prober(owner)
 	return p.dial(func() error { return l.probe(ctx, slot, "dial", p) })
@@ -320,7 +322,7 @@ func (l *shared) probe(ctx context.Context, slot int, doing string, p *prober) e
 }
 
 func (l *shared) prober(owner func(inode uint64) bool) *prober {
-	return &prober{base: &l.base, done: l.done, hold: l.hold, owner: owner, defers: l.defers, full: l.full}
+	return &prober{base: &l.base, done: l.done, hold: l.hold, owner: owner, volleys: true, defers: l.defers, full: l.full}
 }
 
 func (l *shared) full() bool {

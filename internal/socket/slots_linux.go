@@ -45,14 +45,14 @@ func (g *steered) Reserve(slot int) error {
 		if slot < 0 {
 			return ErrNoSlot
 		}
-		if g.slots[slot] != nil {
-			return g.admit(slot)
+		if m := g.slots[slot]; m != nil {
+			return g.admit(m)
 		}
 		m, err := g.spareGuard()
 		if err != nil {
 			return err
 		}
-		if err := g.assign(slot, m); err != nil {
+		if err := g.assign(m, slot); err != nil {
 			return err
 		}
 		return g.maintain()
@@ -60,11 +60,11 @@ func (g *steered) Reserve(slot int) error {
 }
 
 // admit takes back a Refuse.
-func (g *steered) admit(slot int) error {
-	if !g.refused[slot] {
+func (g *steered) admit(m *member) error {
+	if !m.refused {
 		return nil
 	}
-	delete(g.refused, slot)
+	m.refused = false
 	return g.attach()
 }
 
@@ -79,29 +79,25 @@ func (g *steered) with(slot int, doing string, f func(m *member) error) error {
 	})
 }
 
-// Unite changes nothing: each slot is steered to by itself.
-func (g *steered) Unite(slots ...int) error {
-	return g.locked("unite slots of", func() error { return nil })
-}
-
-// Sharing is the slot alone.
-func (g *steered) Sharing(slot int) []int {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.closed || g.slots[slot] == nil {
-		return nil
-	}
-	return []int{slot}
-}
-
 func (g *steered) FD(slot int) (int, error) {
 	fd := -1
 	err := g.with(slot, "descriptor of", func(m *member) error {
 		fd = m.fd
-		// The slot's last worker may have changed it.
-		return unix.SetNonblock(m.fd, g.o.NonBlocking)
+		if len(having(g.slots, m)) > 1 {
+			return nil // it is that of workers who run
+		}
+		return g.handOver(m)
 	})
 	return fd, err
+}
+
+// handOver makes O_NONBLOCK what the workers are to find, whatever the slot's
+// last one left.
+func (g *steered) handOver(m *member) error {
+	if err := unix.SetNonblock(m.fd, g.o.NonBlocking); err != nil {
+		return fmt.Errorf("set O_NONBLOCK: %w", err)
+	}
+	return nil
 }
 
 func (g *steered) Inode(slot int) (inode uint64, err error) {
@@ -116,19 +112,19 @@ func (g *steered) Pending(slot int) (p Pending, err error) {
 	err = g.with(slot, "queue of", func(m *member) (err error) {
 		p, err = g.pending(m.fd)
 		if err == nil && p.Queued > 0 {
-			p.Queued -= min(p.Queued, g.ownQueued(slot))
+			p.Queued -= min(p.Queued, g.ownQueued(m))
 		}
 		return err
 	})
 	return p, err
 }
 
-// ownQueued is how many of the slot's queue are connections of probes that were
+// ownQueued is how many of the member's queue are connections of probes that were
 // given up. They stay there until a worker accepts them, and nobody waits for
 // an answer to one.
-func (g *steered) ownQueued(slot int) int {
+func (g *steered) ownQueued(m *member) int {
 	queued := 0
-	g.leftover[slot] = slices.DeleteFunc(g.leftover[slot], func(from netip.AddrPort) bool {
+	m.left = slices.DeleteFunc(m.left, func(from netip.AddrPort) bool {
 		s, there, err := diag.Get(unix.IPPROTO_TCP, g.at.target(g.origin), from)
 		if err == nil && there && s.Unaccepted() {
 			queued++
@@ -143,18 +139,23 @@ func (g *steered) ownQueued(slot int) int {
 // not touched: what is half open on them completes and can be accepted. The wait at
 // the end, some 10 ms, is one for all of them.
 func (g *steered) Refuse(slots ...int) error {
+	changed := false
 	err := g.locked("refuse on", func() error {
 		var errs []error
 		for _, slot := range slots {
-			if g.slots[slot] == nil {
+			m := g.slots[slot]
+			if m == nil {
 				errs = append(errs, fmt.Errorf("slot %d: %w", slot, ErrNoSlot))
 				continue
 			}
-			g.refused[slot] = true
+			changed = changed || !m.refused
+			m.refused = true
 		}
 		return errors.Join(append(errs, g.attach())...)
 	})
-	settle()
+	if changed {
+		settle()
+	}
 	return err
 }
 
@@ -194,13 +195,28 @@ func checkTable(table []Share, exists func(slot int) bool) error {
 	return nil
 }
 
-func (g *steered) Probe(ctx context.Context, slot int, _ func(inode uint64) bool) error {
-	return g.probe(ctx, slot, "probe", g.prober(slot, func() error { return g.attach() }))
+func (g *steered) Probe(ctx context.Context, slot int, owner func(inode uint64) bool) error {
+	p := g.prober(slot, func() error { return g.attach() })
+	if g.several(slot) {
+		p.owner, p.volleys = owner, owner != nil
+	}
+	return g.probe(ctx, slot, "probe", p)
 }
 
-func (g *steered) Dial(ctx context.Context, slot int, _ func(inode uint64) bool) (net.Conn, error) {
+// Dial to one of several slots that have a socket is as in shared mode: it is known
+// who has the connection only when it was accepted.
+func (g *steered) Dial(ctx context.Context, slot int, owner func(inode uint64) bool) (net.Conn, error) {
 	p := g.prober(slot, g.maintain)
-	p.landing = true
+	switch several := g.several(slot); {
+	case several && owner == nil:
+		return nil, g.fail("dial", ErrNoProof)
+	case several && g.defers(slot):
+		return nil, g.fail("dial", errDeferred)
+	case several:
+		p.owner, p.volleys = owner, true
+	default:
+		p.landing = true
+	}
 	return p.dial(func() error { return g.probe(ctx, slot, "dial", p) })
 }
 
@@ -248,16 +264,16 @@ const (
 func (g *steered) occupied(slot int) int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.closed {
+	m := g.slots[slot]
+	if g.closed || m == nil {
 		return 0
 	}
-	return g.ownQueued(slot)
+	return g.ownQueued(m)
 }
 
 // prober reaches the slot by a rule that force puts in force: attach at once, or
 // maintain after a look whether the order of the group is still what it was.
 func (g *steered) prober(slot int, force func() error) *prober {
-	inode := uint64(0) // of the socket that the last connection went to; one is made at a time
 	return &prober{
 		base: &g.base, origin: g.origin, done: g.done, hold: g.hold,
 		defers: func() bool { return g.defers(slot) },
@@ -267,24 +283,24 @@ func (g *steered) prober(slot int, force func() error) *prober {
 			m := g.slots[slot]
 			return m != nil && !g.closed && queueFull(m.fd)
 		},
-		left: func(from netip.AddrPort) {
-			g.mu.Lock()
-			defer g.mu.Unlock()
-			if m := g.slots[slot]; m != nil && m.inode == inode { // else its queue is not the slot's any more
-				g.leftover[slot] = append(g.leftover[slot], from)
-			}
-		},
 		gone: func(from netip.AddrPort) {
 			g.mu.Lock()
 			defer g.mu.Unlock()
-			g.leftover[slot] = slices.DeleteFunc(g.leftover[slot], func(f netip.AddrPort) bool { return f == from })
-		},
-		isolate: func(from netip.AddrPort) (func(), error) {
-			var err error
-			if inode, err = g.isolate(slot, from, force); err != nil {
-				return nil, err
+			if m := g.slots[slot]; m != nil {
+				m.left = slices.DeleteFunc(m.left, func(f netip.AddrPort) bool { return f == from })
 			}
-			return func() { g.release(from) }, nil
+		},
+		isolate: func(from netip.AddrPort) (release, left func(), err error) {
+			m, err := g.isolate(slot, from, force)
+			if err != nil {
+				return nil, nil, err
+			}
+			left = func() {
+				g.mu.Lock()
+				defer g.mu.Unlock()
+				m.left = append(m.left, from) // of a socket that is not the slot's any more nobody asks
+			}
+			return func() { g.release(from) }, left, nil
 		},
 	}
 }
@@ -301,18 +317,18 @@ func (g *steered) hold() (let func(), ok bool) {
 }
 
 // isolate sends what comes from from to the slot until release, and returns the
-// inode of the slot's socket.
-func (g *steered) isolate(slot int, from netip.AddrPort, force func() error) (inode uint64, err error) {
+// slot's member.
+func (g *steered) isolate(slot int, from netip.AddrPort, force func() error) (m *member, err error) {
 	err = g.with(slot, "probe", func(*member) error {
 		g.isolated[from] = slot
 		err := force()
 		if err != nil {
 			delete(g.isolated, from)
 		}
-		inode = g.slots[slot].inode // force may have replaced the socket
+		m = g.slots[slot] // force may have replaced it
 		return err
 	})
-	return inode, err
+	return m, err
 }
 
 func (g *steered) release(from netip.AddrPort) {

@@ -12,7 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// steered is a listener whose slots are the members of one SO_REUSEPORT group.
+// steered is a listener whose slots are the members of one SO_REUSEPORT group: a
+// member for each, or one for several that were united.
 //
 // The group's order, which the program's indexes mean, is by time of listen;
 // when a member leaves, the last one takes its place. So the order is always:
@@ -39,8 +40,6 @@ type steered struct {
 	slots    map[int]*member
 	table    []Share
 	isolated map[netip.AddrPort]int // probes under way, and the slots they go to
-	refused  map[int]bool
-	leftover map[int][]netip.AddrPort // by slot: connections of probes that may still be queued
 	watch    *watch
 	closed   bool
 
@@ -55,8 +54,10 @@ type steered struct {
 type member struct {
 	fd      int // -1 for a stranger's
 	inode   uint64
-	slot    int // or notSlot
-	backlog int // as the kernel took it
+	slot    int              // the first of those that have it, or notSlot
+	backlog int              // as the kernel took it
+	refused bool             // its slots are
+	left    []netip.AddrPort // connections of probes that may still be queued
 }
 
 const notSlot = -1
@@ -101,7 +102,7 @@ func newSteered(o Options) *steered {
 	return &steered{
 		o: o, done: make(chan struct{}),
 		slots: make(map[int]*member), isolated: make(map[netip.AddrPort]int),
-		refused: make(map[int]bool), backlogs: make(map[int]bool), leftover: make(map[int][]netip.AddrPort), strangers: make(map[uint64]diag.Sock),
+		backlogs: make(map[int]bool), strangers: make(map[uint64]diag.Sock),
 		table: []Share{{Slot: 0, Weight: 1}},
 	}
 }
@@ -146,7 +147,7 @@ func (g *steered) build(fd int) error {
 	if err := g.join(); err != nil {
 		return err
 	}
-	if err := g.assign(0, g.order[1]); err != nil {
+	if err := g.assign(g.order[1], 0); err != nil {
 		return err
 	}
 	for g.guardsMissing() > 0 {
@@ -207,26 +208,33 @@ func (g *steered) join() error {
 	return nil
 }
 
-// assign makes a guard the slot's socket.
-func (g *steered) assign(slot int, m *member) error {
+// assign makes a guard the socket of the slots.
+func (g *steered) assign(m *member, slots ...int) error {
 	if err := g.at.hear(m.fd); err != nil {
 		return err
 	}
-	m.slot = slot
-	g.slots[slot] = m
+	if err := g.handOver(m); err != nil {
+		return err
+	}
+	m.slot = slots[0]
+	for _, slot := range slots {
+		g.slots[slot] = m
+	}
 	return nil
 }
 
-// guardsMissing is how many must still join: at the end one for each slot and
-// one more, and after any stranger at least one.
+// guardsMissing is how many must still join: behind the last member that workers
+// may hold one for each of these and one more, and after any stranger at least one.
 func (g *steered) guardsMissing() int {
 	guards := 0
-	for _, m := range g.order[1:] {
+	for _, m := range slices.Backward(g.order[1:]) {
 		if m.guard() {
 			guards++
+		} else if !m.stranger() {
+			break
 		}
 	}
-	missing := len(g.slots) + 1 - guards
+	missing := len(g.taken()) + 1 - guards
 	if missing < 1 && !g.order[len(g.order)-1].guard() {
 		missing = 1
 	}
@@ -254,12 +262,7 @@ func (g *steered) program(extra ...isolation) ([]bpf.RawInstruction, error) {
 			rules = append(rules, isolation{from: from, index: i})
 		}
 	}
-	var table []share
-	for _, s := range g.table {
-		if i := g.index(s.Slot); i >= 0 && !g.refused[s.Slot] {
-			table = append(table, share{index: i, weight: s.Weight, side: s.Side})
-		}
-	}
+	table := g.shares()
 	if len(table) == 0 {
 		table = []share{{index: slices.Index(g.order, g.anchor()), weight: 1}} // which is deaf
 	}
@@ -270,9 +273,34 @@ func (g *steered) program(extra ...isolation) ([]bpf.RawInstruction, error) {
 	return compile(rules, table, how)
 }
 
+// shares is the table by members: the weights of slots that have one are added up.
+func (g *steered) shares() (table []share) {
+	type place struct {
+		m    *member
+		side int
+	}
+	at := make(map[place]int)
+	for _, s := range g.table {
+		p := place{g.slots[s.Slot], s.Side}
+		if i, met := at[p]; met {
+			table[i].weight += s.Weight
+			continue
+		}
+		if i := g.index(s.Slot); i >= 0 && !p.m.refused {
+			at[p] = len(table)
+			table = append(table, share{index: i, weight: s.Weight, side: s.Side})
+		}
+	}
+	return table
+}
+
 // index is the slot's place in the group; -1 where it has none.
 func (g *steered) index(slot int) int {
-	return slices.IndexFunc(g.order, func(m *member) bool { return m.slot == slot })
+	m := g.slots[slot]
+	if m == nil {
+		return -1
+	}
+	return slices.Index(g.order, m)
 }
 
 // attach puts the program that the table and the probes ask for in force. The

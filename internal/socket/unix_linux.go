@@ -326,7 +326,7 @@ func (l *unixListener) FD(number int) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s, err := l.slot(number)
-	if err == nil && l.reason == "" && len(l.with(s)) == 1 {
+	if err == nil && l.reason == "" && len(having(l.slots, s)) == 1 {
 		err = l.handOver(s)
 	}
 	if err != nil {

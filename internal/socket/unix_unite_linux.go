@@ -19,7 +19,7 @@ func (l *unixListener) Unite(numbers ...int) error {
 	return nil
 }
 
-func (l *unixListener) unite(numbers []int) (err error) {
+func (l *unixListener) unite(numbers []int) error {
 	if l.closed {
 		return ErrClosed
 	}
@@ -32,22 +32,22 @@ func (l *unixListener) unite(numbers []int) (err error) {
 		}
 		return nil
 	}
-	one := l.inCommon(numbers)
-	for _, share := range l.table {
-		if s := l.slots[share.Slot]; s != one && slices.Contains(numbers, share.Slot) {
-			return fmt.Errorf("slot %d is steered to, and its socket is not theirs alone", share.Slot)
-		}
+	one := inCommon(l.slots, numbers, l.steeredBy)
+	table, err := without(l.table, l.slots, numbers, one, func(s *unixSlot) bool { return s.refused })
+	if err != nil {
+		return err
 	}
 	if one == nil {
 		if one, err = l.socket(slices.Min(numbers)); err != nil {
 			return err
 		}
 	}
-	if !l.steered(one) { // nobody runs on it yet whose flag it is
+	if len(l.steeredBy(one)) == 0 || !joins(l.slots, numbers, one) { // nobody runs on it whose flag it is
 		if err := l.handOver(one); err != nil {
 			return err
 		}
 	}
+	l.table = table
 	before := l.sockets()
 	for _, number := range numbers {
 		l.slots[number] = one
@@ -55,33 +55,16 @@ func (l *unixListener) unite(numbers []int) (err error) {
 	return l.settleUnited(before)
 }
 
-// inCommon is the socket that the slots can have in common: one that no other slot
-// has, so that the workers of another generation are not among theirs. That of a slot
-// which is steered to goes first. nil where there is none.
-func (l *unixListener) inCommon(numbers []int) (one *unixSlot) {
-	for _, number := range numbers {
-		s := l.slots[number]
-		if s == nil || slices.ContainsFunc(l.with(s), func(n int) bool { return !slices.Contains(numbers, n) }) {
-			continue
-		}
-		if l.steered(s) {
-			return s
-		}
-		if one == nil {
-			one = s
+// steeredBy are the slots by which the table leads to the socket.
+func (l *unixListener) steeredBy(s *unixSlot) (numbers []int) {
+	if s.refused {
+		return nil
+	}
+	for _, share := range l.table {
+		if l.slots[share.Slot] == s {
+			numbers = append(numbers, share.Slot)
 		}
 	}
-	return one
-}
-
-// with are the slots that have the socket, in order.
-func (l *unixListener) with(s *unixSlot) (numbers []int) {
-	for number, other := range l.slots {
-		if other == s {
-			numbers = append(numbers, number)
-		}
-	}
-	slices.Sort(numbers)
 	return numbers
 }
 
@@ -89,7 +72,7 @@ func (l *unixListener) with(s *unixSlot) (numbers []int) {
 // that no slot has any more.
 func (l *unixListener) settleUnited(before []*unixSlot) (err error) {
 	for _, s := range before {
-		numbers := l.with(s)
+		numbers := having(l.slots, s)
 		if len(numbers) > 0 {
 			s.number = numbers[0]
 			continue
@@ -126,7 +109,7 @@ func (l *unixListener) Sharing(number int) []int {
 	if err != nil {
 		return nil
 	}
-	return l.with(s)
+	return having(l.slots, s)
 }
 
 // several tells that workers of more than one slot may accept from the slot's

@@ -282,31 +282,6 @@ func TestRefuseOfUnitedSlots(t *testing.T) {
 	unixConnected(t, l.Address().Path)
 }
 
-// Elsewhere to unite changes nothing.
-func TestUniteWhereSlotsAreSteeredOrShared(t *testing.T) {
-	dir := unixDirectory(t)
-	for _, c := range []struct {
-		address string
-		shared  bool
-		want    []int
-	}{
-		{"127.0.0.1:0", false, []int{1}},
-		{"127.0.0.1:0", true, []int{0, 1, 2}},
-		{"unix://" + dir + "/s", true, []int{0, 1, 2}},
-	} {
-		l := listenAt(t, c.address, Options{Shared: c.shared, UID: -1, GID: -1})
-		must(t, l.Unite(1, 2))
-		must(t, l.Reserve(1))
-		must(t, l.Reserve(2))
-		if got := l.Sharing(1); !slices.Equal(got, c.want) {
-			t.Errorf("%s %s: %v, want %v", c.address, l.Mode(), got, c.want)
-		}
-		if got := l.Sharing(5); got != nil {
-			t.Errorf("%s %s: an unknown slot is one with %v", c.address, l.Mode(), got)
-		}
-	}
-}
-
 // A canary on a unix socket gets its part by turns, and nobody is lost at a turn.
 func TestUnixSharesTakeTurns(t *testing.T) {
 	l := unixListen(t, unixOptions())
