@@ -59,7 +59,7 @@ func (s *Supervisor) keepAlive(w *worker) {
 	target := s.target(s.gens[w.gen], w, live.Probe)
 	s.spawn(func() { // ends with the worker, or when it is to end
 		for ctx.Err() == nil {
-			if err := fails(ctx, live.Probe.Probe, target); err != nil {
+			if err := fails(ctx, live.Probe.Probe, target); err != nil && ctx.Err() == nil {
 				s.post(func() { s.unhealthy(w, err.Error()) })
 			}
 		}
@@ -76,24 +76,18 @@ func fails(ctx context.Context, p health.Probe, target health.Target) error {
 		case <-ctx.Done():
 			return nil
 		}
-		err := p.Once(ctx, target)
-		if ctx.Err() != nil {
-			return nil
-		}
-		if err == nil {
+		switch err := p.Once(ctx, target); {
+		case err == nil:
 			if passed++; passed >= p.Successes {
 				failed = 0
 			}
 			continue
+		case failed+1 >= p.Failures && failed > 0:
+			return fmt.Errorf("%w, %d times in a row", err, failed+1)
+		case failed+1 >= p.Failures:
+			return err // it says nothing if ctx has ended: whoever is told looks at that
 		}
-		passed = 0
-		switch failed++; {
-		case failed < p.Failures:
-		case failed > 1:
-			return fmt.Errorf("%w, %d times in a row", err, failed)
-		default:
-			return err
-		}
+		failed, passed = failed+1, 0
 	}
 }
 
