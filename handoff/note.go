@@ -62,6 +62,7 @@ func (s *Supervisor) note(n machine.Note) {
 		e.Tail = g.tail
 	case machine.NoteRolledBack:
 		e.Tail = s.lastLines(g)
+		s.verdict = string(machine.RolledBack) + ": " + n.Reason // also when it had been let in, and baked
 	case machine.NoteServing:
 		g.served = true
 		s.scaled.serves(g.plan.Policy.Workers)

@@ -65,7 +65,7 @@ func prove(ctx context.Context, listeners []*listener, w *worker) error {
 	defer cancel()
 	results := make(chan error, len(listeners))
 	for _, l := range listeners {
-		go func() { results <- proveOne(ctx, l, int(w.slot), w.owns) }() // ends with ctx
+		go func() { results <- proveWorker(ctx, l, w) }() // ends with ctx
 	}
 	var errs []error
 	for range listeners {
@@ -75,6 +75,37 @@ func prove(ctx context.Context, listeners []*listener, w *worker) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// proveWorker is proveOne, but content with less where others wait before ours: that
+// the worker has accepted one of theirs. A successor on a slot with a long queue would
+// otherwise be given up for being late, as would the next one.
+func proveWorker(ctx context.Context, l *listener, w *worker) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	took := make(chan struct{})
+	go func() { // ends with ctx
+		for pause := 100 * time.Millisecond; ; pause = min(pause*2, time.Second) {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(pause):
+			}
+			// An error: it is being closed. Ours is one of those that wait.
+			if p, err := l.Pending(int(w.slot)); err == nil && p.Queued > 1 && len(accepted(w, l)) > 0 {
+				close(took)
+				cancel()
+				return
+			}
+		}
+	}()
+	err := proveOne(ctx, l, int(w.slot), w.owns)
+	select {
+	case <-took:
+		return nil
+	default:
+		return err
+	}
 }
 
 // owns says whether a process of the worker has that socket open.

@@ -100,7 +100,7 @@ func TestAReleaseThatCrashesInItsBakeGivesWayToTheStandby(t *testing.T) {
 	}
 	before := a.pid(1)
 	r := a.state()
-	if g := generation(t, r, 1); r.State != event.StateServing || g.Phase != "serving" || g.Workers[0].PID != before || r.Restarts != 0 {
+	if g := generation(t, r, 1); r.State != event.StateServing || g.Phase != "serving" || g.Workers[0].PID != before || r.Restarts != 0 || r.Verdict != "rolled back: exit status 2" {
 		t.Errorf("afterwards: %+v", r)
 	}
 	calm := begun(t, load.Options{Targets: []load.Target{web}, Clients: 4})

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"baton/internal/event"
 	"baton/internal/load"
@@ -162,6 +163,27 @@ func TestABusyWorkerIsNotCalledStuck(t *testing.T) {
 	}
 	for _, kind := range []string{"stuck", "unhealthy", "restarting"} {
 		a.never(kind)
+	}
+	a.Stop()
+}
+
+// A successor that finds a long queue on its slot is ready when it has taken the first
+// of those that wait, and not when they all have been served.
+func TestASuccessorBehindALongQueueIsNotLate(t *testing.T) {
+	testkit.Leaks(t)
+	a := run(t, config(t, []string{program(t, "python3"), testdata(t, "oneatatime.py"), "0.1"}, quick, `ready_timeout = "2s"`,
+		listen("web", "127.0.0.1:0")))
+	busy := begun(t, load.Options{Targets: []load.Target{a.address("web")}, Clients: 40, Expect: []byte("ok")})
+	testkit.Wait(t, func() bool { return busy.Result().Requests >= 10 }, "10 answers")
+	from := a.Next()
+	kill(t, a.pid(1))
+	ready := at(t, a.WaitEvent(from, "ready", "generation", 1))
+	if took := ready.Sub(at(t, a.WaitEvent(from, "started", "generation", 1))); took > 2*time.Second {
+		t.Errorf("ready after %v", took)
+	}
+	a.never("killed")
+	if got := busy.Stop(); got.Lost > 1 { // what the first one had in hand
+		t.Errorf("lost: %v", got)
 	}
 	a.Stop()
 }
