@@ -51,7 +51,7 @@ func TestEachConfigurationOfSupervisionDoesWhatItSays(t *testing.T) {
 func startSupervised(t *testing.T, name string) *app {
 	t.Helper()
 	if _, err := exec.LookPath("python3"); err != nil {
-		t.Skipf("needs python3: %v", err)
+		testkit.Lack(t, "needs python3: %v", err)
 	}
 	a := &app{t: t, example: example{dir: supervision}, dir: readable(t), port: testkit.FreePort(t)}
 	a.install()

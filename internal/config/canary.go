@@ -41,8 +41,8 @@ func (r *rules) checkCanary() {
 	if h.Swap == SwapRolling {
 		r.fail(list, `does not go with swap = "rolling"`, "remove one: a canary is a share of everything, rolling is a worker at a time")
 	}
-	if !slices.ContainsFunc(r.c.Listen, Listener.divisible) && len(r.c.Listen) > 0 {
-		r.fail(list, "no listener can be divided by weight", `that takes tcp or udp, with steering = "auto"; remove it`)
+	if !slices.ContainsFunc(r.c.Listen, Listener.steered) && len(r.c.Listen) > 0 {
+		r.fail(list, "no listener can be divided by weight", `that takes steering = "auto"; remove it`)
 	}
 	for i, step := range h.Canary {
 		r.checkCanaryStep(list.list[i], step)
@@ -72,10 +72,4 @@ func (r *rules) checkCanaryStep(item *node, step CanaryStep) {
 	case step.For > 0 && step.Pause:
 		r.fail(item.find("pause"), "does not go with for", "remove one: the step ends by time, or by hand")
 	}
-}
-
-// divisible says whether a part of the new connections can be steered elsewhere. Of
-// a unix socket all go where its name leads.
-func (l Listener) divisible() bool {
-	return l.Network() != "unix" && l.steered()
 }
