@@ -101,6 +101,23 @@ func TestSeveralWorkersOnAUnixListenerAllWork(t *testing.T) {
 	swapTogether(t, 10, path, "file")
 }
 
+// At a full stop new clients are refused; who was accepted or queued is served by the
+// workers together.
+func TestAStopOfWorkersOnOneSocketServesWhatIsQueued(t *testing.T) {
+	testkit.Leaks(t)
+	a := run(t, config(t, blocking(t), together, listen("web", "127.0.0.1:0"), listen("file", "unix://"+shortDir(t)+"/s")))
+	fresh := begun(t, load.Options{Targets: []load.Target{a.address("web"), a.address("file")}, Clients: 40, Pause: time.Millisecond})
+	testkit.Wait(t, func() bool { return fresh.Result().Requests > 100 }, "100 requests")
+	a.Stop()
+	r := fresh.Stop()
+	for reason, n := range r.Reasons {
+		if reason != load.Refused {
+			t.Errorf("%d lost because %s, which a stop is no reason for: %v", n, reason, r.Examples)
+		}
+	}
+	t.Logf("%d requests, %d refused", r.Requests, r.Reasons[load.Refused])
+}
+
 // Worker by worker they leave that socket for the newcomer's, and those that finish
 // what they have lose nothing.
 func TestARollingSwapOnAUnixListener(t *testing.T) {
