@@ -158,21 +158,24 @@ func (p *proof) end() {
 
 // at returns the member of ours at index i, or nil for a stranger. A busy
 // member may drop other packets at the same time; where several counts grew,
-// more packets are sent at once, until one count alone has grown by as many.
+// more packets are sent at once, until one count alone has grown by as many. A machine
+// that let others run meanwhile is given two more chances.
 func (p *proof) at(i int) (*member, error) {
 	if err := p.g.attach(isolation{from: p.from, index: i}); err != nil {
 		return nil, err
 	}
-	for n := uint32(1); n <= 4096; n *= 8 {
-		suspects, err := p.send(n)
-		if err != nil {
-			return nil, err
-		}
-		switch len(suspects) {
-		case 0:
-			return nil, nil
-		case 1:
-			return suspects[0], nil
+	for range 3 {
+		for n := uint32(1); n <= 4096; n *= 8 {
+			suspects, err := p.send(n)
+			if err != nil {
+				return nil, err
+			}
+			switch len(suspects) {
+			case 0:
+				return nil, nil
+			case 1:
+				return suspects[0], nil
+			}
 		}
 	}
 	return nil, errors.New("too many packets were dropped meanwhile")
