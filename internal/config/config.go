@@ -37,6 +37,7 @@ type Config struct {
 	Hooks   Hooks      `toml:"hooks"`
 	Logs    Logs       `toml:"logs"`
 	Log     Log        `toml:"log"`
+	Control Control    `toml:"control"`
 
 	File     string   // absolute path of the file read; "" when flags gave everything
 	Profile  string   // the profile that was chosen; "" for none
@@ -225,6 +226,11 @@ type Logs struct {
 type Log struct {
 	Format string `toml:"format"` // auto, text or json
 	Level  string `toml:"level"`  // debug, info, warn or error
+}
+
+// Control is who may use the control socket besides root and the launcher's user.
+type Control struct {
+	Group string `toml:"group"` // its members, by name or number; "": nobody
 }
 
 // Ready names how a worker is known to be ready.

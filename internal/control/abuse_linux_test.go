@@ -52,6 +52,8 @@ var abuses = []struct {
 	{"an expectation", say("POST /v1/scale HTTP/1.1\r\nHost: b\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n")},
 	{"an upgrade", say("GET /v1/status HTTP/1.1\r\nHost: b\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")},
 	{"a pipeline that nobody reads", say(strings.Repeat("GET /v1/status HTTP/1.1\r\nHost: b\r\n\r\n", 1000))},
+	{"events that nobody reads", say("GET /v1/events?replay=256 HTTP/1.1\r\nHost: b\r\n\r\n")},
+	{"events, half closed", func(c *net.UnixConn) { say("GET /v1/events HTTP/1.1\r\nHost: b\r\n\r\n")(c); _ = c.CloseWrite() }},
 	{"a wait that nobody reads", say("POST /v1/rollback HTTP/1.1\r\nHost: b\r\n\r\n")},
 	{"a wait, half closed", func(c *net.UnixConn) { say("POST /v1/rollback HTTP/1.1\r\nHost: b\r\n\r\n")(c); _ = c.CloseWrite() }},
 	{"a wait, closed", func(c *net.UnixConn) { say("POST /v1/rollback HTTP/1.1\r\nHost: b\r\n\r\n")(c); _ = c.Close() }},

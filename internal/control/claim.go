@@ -83,10 +83,57 @@ func private(dir string) error {
 	if s, ok := info.Sys().(*syscall.Stat_t); ok && int(s.Uid) != os.Geteuid() {
 		return fmt.Errorf("%s belongs to uid %d, not to uid %d", dir, s.Uid, os.Geteuid())
 	}
-	if info.Mode().Perm() != 0o700 {
+	// One of this directory's launchers may have let a group through.
+	if mode := info.Mode().Perm(); mode != 0o700 && mode != throughMode {
 		return os.Chmod(dir, 0o700)
 	}
 	return nil
+}
+
+// throughMode lets everybody reach what lies in a directory and has a mode that lets
+// him; nobody but its owner sees what that is.
+const throughMode = 0o711
+
+// Share lets a group's members connect to the socket, or with -1 nobody but its owner;
+// Listen has made it. The directory of the socket lets them through then. What they may
+// do is the Server's to say. When it fails the socket is the owner's alone.
+func (c *Claim) Share(gid int) error {
+	path := filepath.Join(c.dir, c.name+socketSuffix)
+	if there, err := os.Lstat(path); err != nil || c.socket == nil || !os.SameFile(c.socket, there) {
+		return errors.Join(err, fmt.Errorf("%s is not this launcher's socket any more", path))
+	}
+	if err := os.Chmod(path, 0o600); err != nil || gid < 0 {
+		return err
+	}
+	if err := os.Lchown(path, -1, gid); err != nil {
+		return err
+	}
+	if err := os.Chmod(path, 0o660); err != nil {
+		return err
+	}
+	if err := os.Chmod(c.dir, throughMode); err != nil {
+		return err
+	}
+	return passable(filepath.Dir(c.dir), gid)
+}
+
+// passable looks for a directory above the socket's that does not let a group through.
+// These are not baton's to change.
+func passable(dir string, gid int) error {
+	for ; ; dir = filepath.Dir(dir) {
+		info, err := os.Stat(dir)
+		if err != nil {
+			return err
+		}
+		s, ok := info.Sys().(*syscall.Stat_t)
+		mine := ok && int(s.Gid) == gid
+		if mode := info.Mode().Perm(); mine && mode&0o010 == 0 || !mine && mode&0o001 == 0 {
+			return fmt.Errorf("%s lets nobody of the group %d through", dir, gid)
+		}
+		if dir == filepath.Dir(dir) {
+			return nil
+		}
+	}
 }
 
 // lock locks f and writes the pid into it. It is not mine when the file has another

@@ -244,6 +244,27 @@ func TestAKilledLauncherIsNotRunning(t *testing.T) {
 	}
 }
 
+func TestEventsOfAKilledLauncherEndWithAnError(t *testing.T) {
+	testkit.Leaks(t)
+	dir := short(t)
+	for _, err := range In(dir, "web").Events(t.Context(), 0, true) {
+		if !errors.Is(err, ErrNotRunning) {
+			t.Errorf("nobody runs: %v", err)
+		}
+	}
+	h := other(t, dir, "web")
+	h.says("holds")
+	var got []error
+	for e, err := range In(dir, "web").Events(t.Context(), 1, true) {
+		if got = append(got, err); e.Message == "begun" {
+			h.kill()
+		}
+	}
+	if len(got) != 2 || got[0] != nil || !errors.Is(got[1], ErrNotRunning) {
+		t.Errorf("errors %v", got)
+	}
+}
+
 func TestRunningNamesAreListed(t *testing.T) {
 	testkit.Leaks(t)
 	dir := short(t)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"net"
 	"net/http"
 	"net/url"
@@ -126,6 +127,50 @@ func (c *Client) Stop(ctx context.Context, now bool) error {
 	})
 }
 
+// Reopen has the launcher open the files again to which it writes its workers' output.
+func (c *Client) Reopen(ctx context.Context) error {
+	return c.call(ctx, http.MethodPost, "reopen", nil, nil)
+}
+
+// Flush empties what is kept of the workers' output.
+func (c *Client) Flush(ctx context.Context) error {
+	return c.call(ctx, http.MethodPost, "flush", nil, nil)
+}
+
+// Events goes through the last events, at most replay of them, and with follow through
+// those to come until the launcher ends. An event.Missed stands for those that were not
+// read in time. An error is the last thing there is; none after a launcher that was
+// killed would be a lie, so it is an ErrNotRunning then.
+func (c *Client) Events(ctx context.Context, replay int, follow bool) iter.Seq2[event.Event, error] {
+	q := url.Values{"replay": {strconv.Itoa(replay)}}
+	if !follow {
+		q.Set("follow", "0")
+	}
+	return func(yield func(event.Event, error) bool) {
+		left := false // by who goes through them
+		err := c.exchange(ctx, http.MethodGet, "events", q, func(r *http.Response) error {
+			if r.StatusCode != http.StatusOK {
+				return failure(r)
+			}
+			for lines := json.NewDecoder(r.Body); ; {
+				var e event.Event
+				switch err := lines.Decode(&e); {
+				case errors.Is(err, io.EOF): // as the launcher ended it
+					return nil
+				case err != nil:
+					return err
+				case !yield(e, nil):
+					left = true
+					return nil
+				}
+			}
+		})
+		if err != nil && !left {
+			yield(event.Event{}, err)
+		}
+	}
+}
+
 // call decodes the answer into what, if that is not nil.
 func (c *Client) call(ctx context.Context, method, name string, q url.Values, what any) error {
 	return c.exchange(ctx, method, name, q, func(r *http.Response) error {
@@ -193,7 +238,8 @@ func (c *Client) exchange(ctx context.Context, method, name string, q url.Values
 		if err != nil {
 			return err
 		}
-		defer response.Body.Close() // it has been read, or is given up with the connection
+		defer response.Body.Close()
+		defer conn.Close() // first: the body's Close reads on to its end, which may be far
 		return read(response)
 	}()
 	switch {

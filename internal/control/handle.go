@@ -32,6 +32,9 @@ var endpoints = map[string]endpoint{
 	"/v1/abort":    {http.MethodPost, nil, (*Server).abort},
 	"/v1/scale":    {http.MethodPost, []string{"workers"}, (*Server).scale},
 	"/v1/stop":     {http.MethodPost, []string{"now", "wait"}, (*Server).stop},
+	"/v1/events":   {http.MethodGet, []string{"replay", "follow"}, (*Server).events},
+	"/v1/reopen":   {http.MethodPost, nil, (*Server).reopenLogs},
+	"/v1/flush":    {http.MethodPost, nil, (*Server).flushLogs},
 }
 
 // problem is the JSON of every error.
@@ -176,6 +179,8 @@ func failed(w http.ResponseWriter, err error) {
 	switch {
 	case errors.Is(err, errEnded):
 		fail(w, http.StatusGone, "%v", err)
+	case errors.Is(err, context.Canceled): // gone, or one who closed his half, to whom silence would be a 200
+		fail(w, http.StatusBadRequest, "the connection was closed before the answer; what was asked for goes on")
 	case errors.Is(err, errSlow):
 		fail(w, http.StatusGatewayTimeout, "%v", err)
 	default:
@@ -260,8 +265,8 @@ func (s *Server) verdict(w http.ResponseWriter, r *http.Request, q url.Values, r
 	select {
 	case v := <-got:
 		judged(w, v)
-	case <-r.Context().Done(): // gone, or one who closed his half, to whom silence would be a 200
-		fail(w, http.StatusBadRequest, "the connection was closed before the verdict; what was asked for goes on")
+	case <-r.Context().Done():
+		failed(w, context.Canceled)
 	case <-s.engine.Ended():
 		select {
 		case v := <-got:
@@ -312,6 +317,22 @@ func (s *Server) promote(w http.ResponseWriter, r *http.Request, q url.Values) {
 
 func (s *Server) abort(w http.ResponseWriter, r *http.Request, _ url.Values) {
 	s.do(w, r, s.engine.Abort)
+}
+
+func (s *Server) reopenLogs(w http.ResponseWriter, r *http.Request, _ url.Values) {
+	s.logs(w, r, s.o.Reopen)
+}
+
+func (s *Server) flushLogs(w http.ResponseWriter, r *http.Request, _ url.Values) {
+	s.logs(w, r, s.o.Flush)
+}
+
+func (s *Server) logs(w http.ResponseWriter, r *http.Request, f func() error) {
+	if f == nil {
+		fail(w, http.StatusConflict, "no log is kept: what the workers write passes through")
+		return
+	}
+	s.do(w, r, f)
 }
 
 func (s *Server) do(w http.ResponseWriter, r *http.Request, f func() error) {

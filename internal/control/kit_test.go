@@ -46,7 +46,8 @@ func hold(dir, name string) int {
 		return 1
 	}
 	e := newEngine()
-	s := New(e, slog.New(slog.DiscardHandler))
+	s := New(e, Options{Log: slog.New(slog.DiscardHandler)})
+	s.feed.Add(event.Event{Message: "begun"})
 	go func() { _ = s.Serve(l) }() // ends with the process
 	fmt.Println("holds")
 	<-e.ended
@@ -67,7 +68,7 @@ func connect(path string) int {
 		fmt.Println(err)
 		return 1
 	}
-	_, err = io.WriteString(c, "GET /v1/status HTTP/1.1\r\nHost: b\r\n\r\n")
+	_, err = io.WriteString(c, "GET /v1/status HTTP/1.1\r\nHost: b\r\nConnection: close\r\n\r\n")
 	answer, _ := io.ReadAll(c) // an error is the end too
 	fmt.Printf("%d uid %d: write: %v; %d bytes: %s\n", os.Getpid(), os.Getuid(), err, len(answer), answer)
 	return 0
@@ -181,6 +182,7 @@ type served struct {
 	*Client
 	t      *testing.T
 	engine *engine
+	claim  *Claim
 	path   string
 	done   chan error
 }
@@ -213,7 +215,7 @@ func serve(t *testing.T, but ...func(*Server)) *served {
 	}
 	e := newEngine()
 	s := &served{
-		Server: New(e, slog.New(slog.DiscardHandler)), Client: In(dir, "web"),
+		Server: New(e, Options{Log: slog.New(slog.DiscardHandler)}), Client: In(dir, "web"), claim: c,
 		t: t, engine: e, path: filepath.Join(dir, "web.sock"), done: make(chan error, 1),
 	}
 	for _, change := range but {

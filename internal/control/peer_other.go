@@ -10,8 +10,13 @@ import (
 )
 
 // peer is not known here: nobody is let in.
-func peer(*net.UnixConn) (uid int, err error) {
-	return 0, fmt.Errorf("credentials of a peer on %s: %w", runtime.GOOS, errors.ErrUnsupported)
+func peer(*net.UnixConn) (uid, gid int, err error) {
+	return 0, 0, fmt.Errorf("credentials of a peer on %s: %w", runtime.GOOS, errors.ErrUnsupported)
+}
+
+// peerGroups are not known either.
+func peerGroups(*net.UnixConn) ([]int, error) {
+	return nil, fmt.Errorf("groups of a peer on %s: %w", runtime.GOOS, errors.ErrUnsupported)
 }
 
 // reach has no other way to a path that is too long for an address.

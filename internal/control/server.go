@@ -8,52 +8,73 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"sync"
 	"time"
 )
 
 // What one peer, or many, may take of a launcher.
 const (
-	maxConns  = 32      // connections at a time
-	maxWaits  = 24      // of them, requests that wait for a verdict or for the end
-	maxCalls  = 64      // calls of the engine that have no answer yet
-	maxHeader = 4 << 10 // bytes of a request; net/http adds 4 KiB of its own
+	maxConns   = 32      // connections at a time
+	maxWaits   = 24      // of them, requests that wait for a verdict, for events or for the end
+	maxReaders = 12      // of these, streams of events
+	maxCalls   = 64      // calls of the engine that have no answer yet
+	maxHeader  = 4 << 10 // bytes of a request; net/http adds 4 KiB of its own
 
 	headerTime = 5 * time.Second  // from the first byte of a request to its last
 	idleTime   = 30 * time.Second // between requests
 	writeTime  = 5 * time.Second  // of a response
 	engineTime = 10 * time.Second // for an answer of the engine that needs no waiting
 	leaveTime  = time.Second      // for responses under way when the launcher ends
+	lastTime   = leaveTime / 2    // of them, for the last events
 )
 
 // Server answers on one control socket. Make it with New.
 type Server struct {
-	engine Engine
-	log    *slog.Logger
-	http   http.Server
-	waits  chan struct{} // holds one for each request that waits
-	calls  chan struct{} // holds one for each call of the engine
-	quiet  chan struct{} // closed when Leave need not wait any more
+	engine  Engine
+	o       Options
+	feed    *Feed
+	http    http.Server
+	waits   chan struct{} // holds one for each request that waits
+	readers chan struct{} // holds one for each of them that is a stream of events
+	calls   chan struct{} // holds one for each call of the engine
+	quiet   chan struct{} // closed when Leave need not wait any more
 
 	mu     sync.Mutex
+	group  int // whose members are let in; -1: none
 	guests map[*guest]struct{}
 	due    int // requests that will have their whole response soon, or with the engine's end
 	door   net.Listener
 	shut   bool
 }
 
-// New returns a Server of an engine. It lets in root and the user of this process.
-func New(e Engine, log *slog.Logger) *Server {
+// Options are what a Server has besides its engine.
+type Options struct {
+	Log *slog.Logger
+	// Events is what the engine's events are added to; nil: there are none.
+	Events *Feed
+	// Reopen opens the files of the workers' output again, after somebody moved them;
+	// Flush empties them. Either is nil where no output is kept.
+	Reopen, Flush func() error
+}
+
+// New returns a Server of an engine. It lets in root and the user of this process,
+// and with Admit a group.
+func New(e Engine, o Options) *Server {
 	s := &Server{
-		engine: e, log: log, guests: make(map[*guest]struct{}),
-		waits: make(chan struct{}, maxWaits), calls: make(chan struct{}, maxCalls), quiet: make(chan struct{}),
+		engine: e, o: o, feed: o.Events, group: -1, guests: make(map[*guest]struct{}),
+		waits: make(chan struct{}, maxWaits), readers: make(chan struct{}, maxReaders),
+		calls: make(chan struct{}, maxCalls), quiet: make(chan struct{}),
+	}
+	if s.feed == nil {
+		s.feed = &Feed{}
 	}
 	var one http.Protocols
 	one.SetHTTP1(true)
 	s.http = http.Server{
 		Handler: http.HandlerFunc(s.handle), Protocols: &one,
 		ReadTimeout: headerTime, IdleTimeout: idleTime, MaxHeaderBytes: maxHeader,
-		ErrorLog:    slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+		ErrorLog:    slog.NewLogLogger(o.Log.Handler(), slog.LevelWarn),
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, guestKey{}, c) },
 	}
 	return s
@@ -160,12 +181,12 @@ func (s *Server) admit(c net.Conn) *guest {
 	if !ok {
 		return nil
 	}
-	switch uid, err := peer(u); {
+	switch uid, may, err := s.knows(u); {
 	case err != nil:
-		s.log.Warn("control socket: a peer is refused", "reason", err.Error())
+		s.o.Log.Warn("control socket: a peer is refused", "reason", err.Error())
 		return nil
-	case uid != 0 && uid != os.Geteuid():
-		s.log.Warn("control socket: a peer is refused, being neither root nor the launcher's user", "uid", uid)
+	case !may:
+		s.o.Log.Warn("control socket: a peer is refused, being neither root nor the launcher's user, nor of its control.group", "uid", uid)
 		return nil
 	}
 	g := &guest{Conn: c, s: s, since: time.Now()}
@@ -176,6 +197,30 @@ func (s *Server) admit(c net.Conn) *guest {
 		return nil
 	}
 	return g
+}
+
+// Admit lets in the members of a group from now on, instead of another one's; -1:
+// none. Who is in stays.
+func (s *Server) Admit(gid int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.group = gid
+}
+
+// knows tells who is at the other end, and whether he may be.
+func (s *Server) knows(c *net.UnixConn) (uid int, may bool, err error) {
+	uid, gid, err := peer(c)
+	if err != nil || uid == 0 || uid == os.Geteuid() {
+		return uid, err == nil, err
+	}
+	s.mu.Lock()
+	group := s.group
+	s.mu.Unlock()
+	if group < 0 || gid == group {
+		return uid, group >= 0, nil
+	}
+	others, err := peerGroups(c)
+	return uid, slices.Contains(others, group), err
 }
 
 const full = "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Type: application/json\r\n" +

@@ -45,6 +45,7 @@ const (
 	LeftStopped    Kind = "left-stopped" // a worker ended in a way after which it is not to be restarted: Reason
 	Stopping       Kind = "stopping"     // the launcher ends
 	Stopped        Kind = "stopped"      // the launcher has ended
+	Missed         Kind = "missed"       // in a stream: its reader was slow, and Count events are not in it
 )
 
 // Event is one past fact.
@@ -64,7 +65,8 @@ type Event struct {
 	Weight     int           `json:"weight,omitempty"` // percent of new connections, of a canary
 	// Connections that a worker has which drains.
 	Connections int      `json:"connections,omitempty"`
-	Tail        []string `json:"tail,omitempty"` // the last lines that a failed worker printed
+	Tail        []string `json:"tail,omitempty"`  // the last lines that a failed worker printed
+	Count       int      `json:"count,omitempty"` // of events that were missed
 }
 
 // Report is the present state of one launcher.

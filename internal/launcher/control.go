@@ -4,9 +4,11 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"baton/handoff"
+	"baton/internal/config"
 	"baton/internal/control"
 	"baton/internal/event"
 )
@@ -141,13 +143,18 @@ type claim struct {
 	*control.Claim
 	server *control.Server
 	done   chan struct{} // closed when nothing is served any more
+
+	wanted atomic.Pointer[config.Config] // whose control.group is to be let in; nil: none any more
+
+	mu  sync.Mutex
+	let int // the group that is let in; -1: none
 }
 
 // take claims the name, so that one application has one launcher. Only another one
 // that has it is an error: without a directory there is no control socket, and
 // everything else is as it should be.
 func take(o Options, name string, log *slog.Logger) (*claim, error) {
-	none := &claim{}
+	none := &claim{let: -1}
 	if o.Home == nil {
 		return none, nil
 	}
@@ -166,16 +173,17 @@ func take(o Options, name string, log *slog.Logger) (*claim, error) {
 }
 
 // serve answers on the control socket until leave.
-func (c *claim) serve(e control.Engine, log *slog.Logger) {
+func (c *claim) serve(e control.Engine, o control.Options) {
 	if c.Claim == nil {
 		return
 	}
+	log := o.Log
 	l, err := c.Listen()
 	if err != nil {
 		log.Warn("no control socket: " + err.Error())
 		return
 	}
-	c.server, c.done = control.New(e, log), make(chan struct{})
+	c.server, c.done = control.New(e, o), make(chan struct{})
 	go func() { // ends with leave
 		defer close(c.done)
 		if err := c.server.Serve(l); err != nil {
@@ -184,9 +192,30 @@ func (c *claim) serve(e control.Engine, log *slog.Logger) {
 	}()
 }
 
+// admit has the control socket let in the group of a configuration; the last one that
+// was asked for counts. Looking it up may take its time: the engine does not call this.
+func (c *claim) admit(log *slog.Logger) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	wanted := c.wanted.Load()
+	if c.server == nil || wanted == nil {
+		return
+	}
+	gid, err := controlGroup(wanted)
+	if err == nil && gid == c.let {
+		return
+	}
+	c.let = gid
+	c.server.Admit(gid)
+	if err = errors.Join(err, c.Share(gid)); err != nil {
+		log.Warn("control socket: "+err.Error(), "group", wanted.Control.Group)
+	}
+}
+
 // leave gives up the name, once the engine has ended. Those who wait for the end of the
 // launcher learn it by the end of the process, which is what follows.
 func (c *claim) leave(log *slog.Logger) {
+	c.wanted.Store(nil)
 	if c.server != nil {
 		c.server.Leave()
 		<-c.done

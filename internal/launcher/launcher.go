@@ -17,6 +17,7 @@ import (
 
 	"baton/handoff"
 	"baton/internal/config"
+	"baton/internal/control"
 	"baton/internal/event"
 	"baton/internal/logs"
 )
@@ -87,6 +88,7 @@ func Run(ctx context.Context, o Options) error {
 // engine runs it and what it needs until it ends.
 func engine(ctx context.Context, o Options, log *slog.Logger, caught *signals, c *configs, out *logs.Passthrough, name *claim) error {
 	var adapter *controlled
+	events := &control.Feed{}
 	beside := newBeside(c.first, log)
 	s := handoff.New(handoff.Options{
 		Name:   c.first.Name,
@@ -94,6 +96,7 @@ func engine(ctx context.Context, o Options, log *slog.Logger, caught *signals, c
 		Output: func(int, int) (handoff.Output, error) { return output(c.first, out) },
 		Observe: func(e event.Event) {
 			record(log, e)
+			events.Add(e)
 			adapter.observe(e)
 			beside.hooks.Observe(e)
 			if e.Kind == event.Started {
@@ -107,6 +110,8 @@ func engine(ctx context.Context, o Options, log *slog.Logger, caught *signals, c
 			applied := p.Origin.(*config.Config)
 			c.warn(log, applied)
 			beside.apply(applied)
+			name.wanted.Store(applied)
+			go name.admit(log) // ends when the group was looked up
 			if o.Applied != nil {
 				o.Applied(applied)
 			}
@@ -115,7 +120,9 @@ func engine(ctx context.Context, o Options, log *slog.Logger, caught *signals, c
 	})
 	adapter = newControlled(s)
 	defer adapter.end()
-	name.serve(adapter, log)
+	name.serve(adapter, control.Options{Log: log, Events: events})
+	name.wanted.Store(c.first)
+	name.admit(log)
 	log.Info("baton starts "+c.first.Name, "pid", os.Getpid())
 	done := make(chan struct{})
 	defer close(done)

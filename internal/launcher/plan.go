@@ -48,6 +48,9 @@ func plan(c *config.Config) (*handoff.Plan, error) {
 	if p.Live, err = live(c); err != nil {
 		return nil, err
 	}
+	if _, err := controlGroup(c); err != nil {
+		return nil, err
+	}
 	// A mode that is a probe has asked it by then.
 	p.Policy.Probe = p.Probe != nil && !mode.ByProbe()
 	for _, l := range c.Listen {
@@ -205,12 +208,12 @@ func listener(l config.Listener) (handoff.ListenerPlan, error) {
 	u, g := l.UserGroup()
 	if u != "" {
 		if o.UID, err = uid(u); err != nil {
-			return handoff.ListenerPlan{}, err
+			return handoff.ListenerPlan{}, fmt.Errorf("owner: %w", err)
 		}
 	}
 	if g != "" {
 		if o.GID, err = gid(g); err != nil {
-			return handoff.ListenerPlan{}, err
+			return handoff.ListenerPlan{}, fmt.Errorf("owner: %w", err)
 		}
 	}
 	return handoff.ListenerPlan{Address: a, Options: o}, nil
@@ -224,7 +227,7 @@ func uid(name string) (int, error) {
 	if n, nerr := strconv.Atoi(name); nerr == nil && n >= 0 {
 		return n, nil
 	}
-	return 0, fmt.Errorf("owner: %w", err)
+	return 0, err
 }
 
 func gid(name string) (int, error) {
@@ -235,7 +238,19 @@ func gid(name string) (int, error) {
 	if n, nerr := strconv.Atoi(name); nerr == nil && n >= 0 {
 		return n, nil
 	}
-	return 0, fmt.Errorf("owner: %w", err)
+	return 0, err
+}
+
+// controlGroup is the group whose members may use the control socket; -1: none.
+func controlGroup(c *config.Config) (int, error) {
+	if c.Control.Group == "" {
+		return -1, nil
+	}
+	n, err := gid(c.Control.Group)
+	if err != nil {
+		return -1, fmt.Errorf("control.group: %w", err)
+	}
+	return n, nil
 }
 
 // Check tells what is wrong with a configuration on this machine, beyond its
