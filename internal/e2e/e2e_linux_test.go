@@ -19,7 +19,7 @@ import (
 func TestMain(m *testing.M) {
 	process.Main()
 	testkit.Main()
-	os.Exit(m.Run())
+	os.Exit(testkit.RunTogether(m))
 }
 
 // app is one application under the real baton.

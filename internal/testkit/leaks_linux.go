@@ -1,6 +1,7 @@
 package testkit
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"net"
@@ -9,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -17,29 +19,76 @@ import (
 // Leaks fails the test when it leaves behind a goroutine, a descriptor, or a
 // child process that was not there when Leaks was called. It is called before
 // the test makes anything, so that it looks last, and not in parallel tests,
-// which would see each other's.
+// which would see each other's: under RunTogether it makes the test one of those, and
+// what is left is looked for when all are over.
 func Leaks(t testing.TB) {
+	t.Helper()
+	if tests, ok := t.(*testing.T); ok && together {
+		if _, twice := parallel.LoadOrStore(t, true); !twice {
+			tests.Parallel()
+		}
+		return
+	}
+	found := watch(t)
+	t.Cleanup(func() {
+		if t.Failed() {
+			return // what it left is the failure's, and the failure says more
+		}
+		for _, what := range found() {
+			t.Error(what)
+		}
+	})
+}
+
+var (
+	together bool     // RunTogether runs
+	parallel sync.Map // testing.TB: it has been made parallel
+)
+
+// RunTogether is m.Run for a package whose tests wait more than they work: those that
+// call Leaks run in parallel, and the package as a whole is held to leave nothing.
+func RunTogether(m *testing.M) int {
+	together = true
+	found := watch(nobody{})
+	code := m.Run()
+	if code != 0 {
+		return code
+	}
+	for _, what := range found() {
+		fmt.Println("FAIL: the tests together left behind", what)
+		code = 1
+	}
+	return code
+}
+
+// nobody is whom RunTogether's looks are reported to.
+type nobody struct{ testing.TB }
+
+func (nobody) Helper()                  {}
+func (nobody) Fatal(args ...any)        { panic(fmt.Sprint(args...)) }
+func (nobody) Context() context.Context { return context.Background() }
+
+// watch notes what there is, and returns what tells of what was not there then.
+func watch(t testing.TB) func() []string {
 	t.Helper()
 	wakeNetpoll(t)
 	goroutines := goleak.IgnoreCurrent()
 	files := descriptors(t)
 	before := children(os.Getpid())
-	t.Cleanup(func() {
-		if t.Failed() {
-			return // what it left is the failure's, and the failure says more
-		}
+	return func() (all []string) {
 		if err := goleak.Find(goroutines); err != nil {
-			t.Error(err)
+			all = append(all, err.Error())
 		}
 		var left []string
 		if !poll(settle, func() bool { left = opened(files, descriptors(t)); return len(left) == 0 }) {
-			t.Errorf("descriptors left behind: %v", left)
+			all = append(all, fmt.Sprintf("descriptors left behind: %v", left))
 		}
 		var born []string
 		if !poll(settle, func() bool { born = newborn(before); return len(born) == 0 }) {
-			t.Errorf("child processes left behind: %v", born)
+			all = append(all, fmt.Sprintf("child processes left behind: %v", born))
 		}
-	})
+		return all
+	}
 }
 
 // wakeNetpoll makes the runtime open its own descriptors, which stay.
