@@ -91,6 +91,7 @@ func (p *program) commands() []*cli.Command {
 		p.stopCommand(),
 		p.checkCommand(),
 		p.initCommand(),
+		p.importCommand(),
 		p.demoCommand(),
 		p.versionCommand(),
 	}
