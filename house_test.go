@@ -41,7 +41,7 @@ var foundations = []string{
 // What the command line wires together; the engine's inside is not part of it.
 var services = []string{
 	"handoff", "health", "internal/config", "internal/control", "internal/demo", "internal/event",
-	"internal/hooks", "internal/launcher", "internal/logs", "internal/process", "internal/socket", "internal/systemd",
+	"internal/hooks", "internal/launcher", "internal/logs", "internal/pm2", "internal/process", "internal/socket", "internal/systemd",
 	"internal/tui", "internal/upgrade", "internal/watch",
 }
 
@@ -64,6 +64,7 @@ var rooms = []room{
 	{dir: "internal/hooks", may: []string{"internal/event", "internal/process"}},
 	{dir: "internal/load"},
 	{dir: "internal/logs"},
+	{dir: "internal/pm2", may: []string{"internal/config"}},
 	{dir: "internal/process", tests: []string{"internal/protocol"}},
 	{dir: "internal/protocol"},
 	{dir: "internal/socket", may: []string{"internal/socket/diag"}},

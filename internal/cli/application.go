@@ -81,7 +81,7 @@ func application(c *cli.Context, name string) (*control.Client, error) {
 		if !control.Fits(name) {
 			return nil, usage("", "%q is no name of an application", name)
 		}
-		return control.In(dir, name), nil
+		return control.In(control.Where(dir, name), name), nil
 	}
 	if _, err := os.Stat(defaultFile); err == nil {
 		// One that is wrong is an error: the only application that runs may be another.

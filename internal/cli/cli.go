@@ -82,6 +82,7 @@ func (p *program) commands() []*cli.Command {
 	return []*cli.Command{
 		p.runCommand(),
 		p.statusCommand(),
+		p.eventsCommand(),
 		p.reloadCommand(),
 		p.rollbackCommand(),
 		p.promoteCommand(),
@@ -90,6 +91,7 @@ func (p *program) commands() []*cli.Command {
 		p.stopCommand(),
 		p.checkCommand(),
 		p.initCommand(),
+		p.importCommand(),
 		p.demoCommand(),
 		p.versionCommand(),
 	}

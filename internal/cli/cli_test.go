@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"strings"
@@ -46,6 +47,11 @@ func TestScripts(t *testing.T) {
 			// A process under the race detector lingers for a second at its exit; there
 			// are a hundred of them here.
 			e.Setenv("GORACE", "atexit_sleep_ms=10")
+			self, err := exec.LookPath("baton") // testscript has put it there
+			if err != nil {
+				return err
+			}
+			e.Setenv("BATON", self)                                  // for a script whose PATH is another
 			e.Setenv("BATON_HOME", filepath.Join(e.WorkDir, "home")) // no launcher but its own
 			return nil
 		},

@@ -98,6 +98,30 @@ func TestHomeIsWhereTheUserIs(t *testing.T) {
 	}
 }
 
+// Root's launcher is looked for by one of a group that it lets in, when he has none of
+// that name himself.
+func TestAnApplicationOfRootsIsFoundByName(t *testing.T) {
+	mine, roots := short(t), short(t)
+	for _, path := range []string{mine + "/web.sock", roots + "/web.sock", roots + "/api.sock"} {
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	elsewhere := func(string) string { return "/elsewhere" }
+	none := func(string) string { return "" }
+	for _, c := range []struct {
+		name string
+		env  func(string) string
+		want string
+	}{
+		{"web", none, mine}, {"api", none, roots}, {"other", none, mine}, {"../web", none, mine}, {"api", elsewhere, mine},
+	} {
+		if got := where(mine, c.name, roots, c.env); got != c.want {
+			t.Errorf("%s: %s, want %s", c.name, got, c.want)
+		}
+	}
+}
+
 func TestANameIsTakenOnce(t *testing.T) {
 	testkit.Leaks(t)
 	dir := filepath.Join(short(t), "a", "run")

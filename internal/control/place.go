@@ -32,7 +32,7 @@ func home(env func(string) string, uid int) (string, error) {
 		return filepath.Join(dir, "run"), nil
 	}
 	if uid == 0 {
-		return "/run/baton", nil
+		return rootHome, nil
 	}
 	// A path that is not absolute is to be ignored (XDG Base Directory Specification).
 	for _, place := range []struct{ variable, below string }{
@@ -46,6 +46,27 @@ func home(env func(string) string, uid int) (string, error) {
 	}
 	return "", errors.New("none of BATON_HOME, XDG_RUNTIME_DIR, XDG_STATE_HOME and HOME says where")
 }
+
+// Where is the directory in which an application is to be looked for that is named:
+// dir, this user's own, unless only root has one of that name. Root may have let in a
+// group that this user is of; to the others the kernel says no.
+func Where(dir, name string) string { return where(dir, name, rootHome, os.Getenv) }
+
+func where(dir, name, others string, env func(string) string) string {
+	if env("BATON_HOME") != "" || !Fits(name) {
+		return dir
+	}
+	if _, err := os.Lstat(filepath.Join(dir, name+socketSuffix)); err == nil {
+		return dir
+	}
+	if _, err := os.Lstat(filepath.Join(others, name+socketSuffix)); err != nil {
+		return dir
+	}
+	return others
+}
+
+// rootHome is the directory of root's launchers.
+const rootHome = "/run/baton"
 
 // Fits reports whether there can be an application of that name: it becomes the name
 // of a file, and no other path.
