@@ -142,6 +142,9 @@ func holder(f *os.File) int {
 // makes it takes it away before Close.
 func (c *Claim) Beside(suffix string) string { return Beside(c.dir, c.name, suffix) }
 
+// Dir is the directory that the claim lies in.
+func (c *Claim) Dir() string { return c.dir }
+
 // Beside is that path for any application.
 func Beside(dir, name, suffix string) string { return filepath.Join(dir, name+suffix) }
 
