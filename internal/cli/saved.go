@@ -144,4 +144,3 @@ func (p *program) resurrect(c *cli.Context) error {
 	}
 	return shown(worst)
 }
-

@@ -76,9 +76,10 @@ type Report struct {
 	Stopping    bool         `json:"stopping,omitempty"`
 	Restarts    int          `json:"restarts"` // workers started in the place of others, since the launcher started
 	Listeners   []Listener   `json:"listeners"`
-	Generations []Generation `json:"generations"`        // the newest first
-	Releases    []Release    `json:"releases,omitempty"` // that a rollback can go back to, in the order in which it would
-	Verdict     string       `json:"verdict,omitempty"`  // of the last reload
+	Generations []Generation `json:"generations"`         // the newest first
+	Releases    []Release    `json:"releases,omitempty"`  // that a rollback can go back to, in the order in which it would
+	Verdict     string       `json:"verdict,omitempty"`   // of the last reload
+	Survivors   []int        `json:"survivors,omitempty"` // processes of workers that outlived a killed launcher
 }
 
 // The states of an application, as its users meet it.
@@ -87,8 +88,9 @@ const (
 	StateServing   = "serving"    // a worker that is ready receives new connections
 	StateWaiting   = "waiting"    // new connections wait: no worker is ready, one is about to be
 	StateCrashLoop = "crash-loop" // a worker is lost again and again
-	StateStopped   = "stopped"    // every worker has ended in a way after which it is left stopped
+	StateStopped   = "stopped"    // every worker has ended in a way after which it is left stopped; or, with no PID, it does not run
 	StateStopping  = "stopping"   // the launcher ends
+	StateDied      = "died"       // the launcher was killed; there is none that could say so itself
 )
 
 // Listener is one configured address.

@@ -22,7 +22,7 @@ type Service struct {
 	Reload      []string // likewise
 	Directory   string   // absolute
 	Environment string   // a file of variables; absolute, or ""
-	// Stop is how long a stop may take before systemd kills; 0: what systemd thinks.
+	// Stop is how long a stop may take before systemd kills; 0: as long as it takes.
 	Stop time.Duration
 	// User of a unit that the system's manager runs; "": root. UID is that user's.
 	User string
@@ -88,6 +88,8 @@ func (s Service) Text() (string, error) {
 	line("KillMode=mixed")
 	if s.Stop > 0 {
 		line("TimeoutStopSec=%d", int64((s.Stop+time.Second-1)/time.Second))
+	} else {
+		line("TimeoutStopSec=infinity")
 	}
 	line("Restart=on-failure")
 	line("RestartSec=1")

@@ -43,7 +43,7 @@ func TestTheUnit(t *testing.T) {
 	}
 	s := web()
 	s.User, s.UID, s.Stop = "joe", "1000", 0
-	if got := text(t, s); !strings.Contains(got, "User=joe\nEnvironment=XDG_RUNTIME_DIR=/run/user/1000\n") || strings.Contains(got, "TimeoutStopSec") {
+	if got := text(t, s); !strings.Contains(got, "User=joe\nEnvironment=XDG_RUNTIME_DIR=/run/user/1000\n") || !strings.Contains(got, "TimeoutStopSec=infinity\n") {
 		t.Errorf("for a user:\n%s", got)
 	}
 	s = web()
