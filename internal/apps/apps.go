@@ -60,20 +60,29 @@ func fits(name string) bool {
 	return name != "" && name[0] != '.' && !strings.ContainsAny(name, "/\x00")
 }
 
-// List is every application, in the order of the names. With an error it is those that
-// could be read.
-func (r Registry) List() ([]App, error) {
+// Names are those of all applications, in order, also of those that cannot be read.
+func (r Registry) Names() ([]string, error) {
 	entries, err := os.ReadDir(r.dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
+	var names []string
+	for _, e := range entries {
+		if name, ok := strings.CutSuffix(e.Name(), suffix); ok && fits(name) {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names, err
+}
+
+// List is every application, in the order of the names. With an error it is those that
+// could be read.
+func (r Registry) List() ([]App, error) {
+	names, err := r.Names()
 	errs := []error{err}
 	var all []App
-	for _, e := range entries {
-		name, ok := strings.CutSuffix(e.Name(), suffix)
-		if !ok || !fits(name) {
-			continue // what a write that was cut short has left, for one
-		}
+	for _, name := range names {
 		switch a, err := r.Get(name); {
 		case err == nil:
 			all = append(all, a)
@@ -81,7 +90,6 @@ func (r Registry) List() ([]App, error) {
 			errs = append(errs, err)
 		}
 	}
-	slices.SortFunc(all, func(a, b App) int { return strings.Compare(a.Name, b.Name) })
 	return all, errors.Join(errs...)
 }
 

@@ -98,26 +98,23 @@ func runArgs(a apps.App) []string {
 
 // here is what the run directory has of an application: whether its launcher runs, and
 // whether it was killed.
-type here struct {
-	name   string
-	runs   bool
-	killed bool
-	pid    int // of the launcher, as far as it is known
-}
+type here struct{ runs, killed bool }
 
 // look finds every application that runs or was killed.
 func look(dir string) (map[string]here, error) {
 	found, err := control.Look(dir)
 	all := make(map[string]here, len(found))
 	for _, f := range found {
-		h := here{name: f.Name, runs: f.Answers, pid: f.PID}
-		h.killed = !f.Answers && f.PID != 0 && !process.RanAt(f.PID, f.Since)
-		if h.runs || h.killed {
+		if h := (here{runs: f.Answers, killed: !f.Answers && killed(f)}); h.runs || h.killed {
 			all[f.Name] = h
 		}
 	}
 	return all, err
 }
+
+// killed: of a launcher that does not answer, it was killed. A lock is left, and who held
+// it is gone.
+func killed(f control.Found) bool { return f.PID != 0 && !process.RanAt(f.PID, f.Since) }
 
 // several are the names that a verb was given; without one it is that of application.
 // "all" is what every gives.
@@ -212,7 +209,7 @@ func answers(ctx context.Context, name string) (pid int, runs bool, err error) {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("none within %v", patience))
 	defer cancel()
-	r, err := app.Status(ctx)
+	r, err := app.Glance(ctx)
 	switch {
 	case errors.Is(err, control.ErrNotRunning):
 		return 0, false, nil

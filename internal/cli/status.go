@@ -15,6 +15,7 @@ import (
 	"baton/internal/control"
 	"baton/internal/event"
 	"baton/internal/launcher"
+	"baton/internal/process"
 
 	"github.com/urfave/cli/v2"
 )
@@ -120,49 +121,78 @@ func (s state) runs() bool { return s.err != nil || s.report != nil && s.report.
 // states asks all launchers at once: one that hangs holds up none of the others. Of
 // those that don't run it is told what is known; with names, of those alone.
 func states(ctx context.Context, dir string, names []string) ([]state, error) {
-	found, err := look(dir)
+	scanned, err := control.Scan(dir)
 	if err != nil {
 		return nil, err
+	}
+	found := make(map[string]control.Found, len(scanned))
+	for _, f := range scanned {
+		found[f.Name] = f
 	}
 	r, err := registry()
 	if err != nil {
 		return nil, err
 	}
-	list, _ := r.List() // a file that cannot be read hides no application that runs
-	registered := map[string]bool{}
-	for _, a := range list {
-		registered[a.Name] = true
+	known, err := r.Names()
+	if err != nil {
+		return nil, err
 	}
-	if len(names) == 0 {
-		names = slices.Collect(maps.Keys(found))
-		for name := range registered {
-			if _, ok := found[name]; !ok {
-				names = append(names, name)
-			}
-		}
+	asked := len(names) > 0
+	if !asked {
+		names = slices.Concat(slices.Collect(maps.Keys(found)), known)
 		slices.Sort(names)
+		names = slices.Compact(names)
 	}
 	all := make([]state, len(names))
 	var wg sync.WaitGroup
 	for i, name := range names {
 		all[i].name = name
-		if found[name].runs {
+		if found[name].Socket {
 			wg.Go(func() { // ends with the answer, or with ctx
-				all[i].report, all[i].err = control.In(dir, name).Status(ctx)
+				all[i].report, all[i].err = control.In(dir, name).Glance(ctx)
 			})
 		}
 	}
 	wg.Wait()
+	measure(all)
 	for i := range all {
 		s := &all[i]
-		if errors.Is(s.err, control.ErrNotRunning) { // ended meanwhile
+		if errors.Is(s.err, control.ErrNotRunning) { // it has ended, or was killed
 			s.report, s.err = nil, nil
 		}
-		if s.report == nil && s.err == nil && (registered[s.name] || found[s.name].killed) {
-			s.report = dormant(dir, s.name, found[s.name].killed)
+		if s.report != nil || s.err != nil {
+			continue
+		}
+		if killed := killed(found[s.name]); killed || slices.Contains(known, s.name) {
+			s.report = dormant(dir, s.name, killed)
 		}
 	}
+	if !asked { // what has ended and is not known is nothing
+		all = slices.DeleteFunc(all, func(s state) bool { return s.report == nil && s.err == nil })
+	}
 	return all, nil
+}
+
+// measure looks at what workers use, once for all, where each launcher would look at
+// every process of the machine: with twenty of them that was most of a status.
+func measure(all []state) {
+	var pids []int
+	var workers []*event.Worker
+	for _, s := range all {
+		if s.report == nil {
+			continue
+		}
+		for i := range s.report.Generations {
+			for j := range s.report.Generations[i].Workers {
+				if w := &s.report.Generations[i].Workers[j]; w.PID != 0 {
+					pids, workers = append(pids, w.PID), append(workers, w)
+				}
+			}
+		}
+	}
+	for i, u := range process.UsagesOf(pids) {
+		workers[i].Memory, workers[i].CPU = u.Proportional, u.CPU
+	}
 }
 
 // dormant is the report of an application that does not run.

@@ -25,7 +25,7 @@ func (p *program) watched(ctx context.Context, app *control.Client, do func(cont
 			continue // nothing is shown yet
 		}
 		asking, cancel := context.WithTimeout(ctx, 4*lookAgain)
-		if r, err := app.Status(asking); err == nil { // it may be about to end, or busy
+		if r, err := app.Glance(asking); err == nil { // it may be about to end, or busy
 			show.say(underway(app.Name, r))
 		}
 		cancel()

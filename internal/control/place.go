@@ -83,7 +83,8 @@ func Fits(name string) bool {
 // Found is what the directory holds of one application.
 type Found struct {
 	Name    string
-	Answers bool // somebody listens on its socket
+	Socket  bool // there is one, whoever listens on it or not
+	Answers bool // somebody listens on it; Scan does not ask
 	// PID is that in the lock, and Since when it was written there; 0: there is no
 	// lock. A launcher that ends takes its lock away: whoever is not alive any more
 	// and has one left was killed.
@@ -91,9 +92,25 @@ type Found struct {
 	Since time.Time
 }
 
-// Look lists what is there, in the order of the names. A directory that is not there
-// holds nothing.
+// Look is Scan, and asks each whether somebody listens.
 func Look(dir string) ([]Found, error) {
+	all, err := Scan(dir)
+	for i, f := range all {
+		if !f.Socket {
+			continue
+		}
+		c, err := dial(filepath.Join(dir, f.Name+socketSuffix))
+		if err == nil {
+			_ = c.Close() // nothing was said
+		}
+		all[i].Answers = !absent(err) // also one that cannot be asked: it is there
+	}
+	return all, err
+}
+
+// Scan lists what is there, in the order of the names. A directory that is not there
+// holds nothing.
+func Scan(dir string) ([]Found, error) {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -110,11 +127,7 @@ func Look(dir string) ([]Found, error) {
 	}
 	for _, e := range entries {
 		if name, ok := strings.CutSuffix(e.Name(), socketSuffix); ok && Fits(name) && e.Type() == fs.ModeSocket {
-			c, err := dial(filepath.Join(dir, e.Name()))
-			if err == nil {
-				_ = c.Close() // nothing was said
-			}
-			of(name).Answers = !absent(err) // also one that cannot be asked: it is there
+			of(name).Socket = true
 		}
 		if name, ok := strings.CutSuffix(e.Name(), lockSuffix); ok && Fits(name) && e.Type().IsRegular() {
 			pid, since := held(filepath.Join(dir, e.Name()))

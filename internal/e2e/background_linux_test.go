@@ -204,7 +204,10 @@ func TestAStartGoesOnWithoutWhoAskedForIt(t *testing.T) {
 	testkit.Wait(t, func() bool { _, err := os.Stat(lock); return err == nil }, "the launcher")
 	kill(t, cmd.Process.Pid)
 	_ = cmd.Wait() // it was killed
-	testkit.Wait(t, func() bool { code, out, _ := h.baton("status", "web"); return code == 0 && strings.Contains(out, "serving") }, "it to serve")
+	testkit.Wait(t, func() bool {
+		code, out, _ := h.baton("status", "web")
+		return code == 0 && strings.Contains(out, "serving")
+	}, "it to serve")
 	h.must("stop", "web")
 	h.must("start", "web") // it is known
 }
