@@ -72,6 +72,7 @@ func (s *Supervisor) reportGeneration(v machine.View, g machine.GenerationView, 
 		Workers: []event.Worker{},
 	}
 	if known := s.gens[g.Number]; known != nil {
+		e.Environment = known.environment
 		e.Path, e.Directory = known.program.Path(), known.program.Dir()
 	}
 	if g.Phase == machine.Canary {

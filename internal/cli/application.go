@@ -179,12 +179,32 @@ func (p *program) swaps(c *cli.Context, codes map[string]Code, ask func(context.
 			}
 			return nil
 		}
-		return p.judge(c, name, v, codes)
+		if err := p.judge(c, name, v, codes); err != nil || c.Bool("json") {
+			return err
+		}
+		p.tellChanges(c, app, v.Generation)
+		return nil
 	})
 	if len(list) > 0 {
 		err = errors.Join(p.printJSON(list), err)
 	}
 	return err
+}
+
+// tellChanges says what is other about the environment of a generation that has come to
+// serve; the verdict stands already, whether that can be found out or not.
+func (p *program) tellChanges(c *cli.Context, app *control.Client, generation int) {
+	ctx, cancel := quickly(c)
+	defer cancel()
+	r, err := app.Glance(ctx)
+	if err != nil {
+		return
+	}
+	for _, g := range r.Generations {
+		if g.Number == generation {
+			p.environmentIs(app.Name, g.Environment)
+		}
+	}
 }
 
 // codeOf is the exit code that a verdict stands for.

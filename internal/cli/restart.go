@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	"baton/internal/process"
@@ -56,9 +55,7 @@ func (p *program) restart(c *cli.Context) error {
 		}
 		if c.Bool("update-env") {
 			a.Env = environment()
-			if changed := changes(before.Env, a.Env); changed != "" {
-				fmt.Fprintln(p.stderr, name+": environment: "+changed)
-			}
+			p.environmentIs(name, process.Changes(before.Env, a.Env))
 		}
 		came = append(came, p.begin(c.Context, r, a, before))
 	}
@@ -84,6 +81,13 @@ func elsewhere(name string, pid int) error {
 	return &exit{code: Failed, err: fmt.Errorf("%s runs, with pid %d, but was not started by baton start", name, pid), hint: hint}
 }
 
+// environmentIs says which variables are other ones.
+func (p *program) environmentIs(name string, changed []string) {
+	if len(changed) > 0 {
+		fmt.Fprintln(p.stderr, name+": environment: "+printable(strings.Join(changed, " ")))
+	}
+}
+
 // end stops an application and waits; NotRunning when it does not run. What systemd
 // runs is not stopped: systemd would think what it likes of it.
 func (p *program) end(ctx context.Context, name string, now bool) error {
@@ -99,33 +103,4 @@ func (p *program) end(ctx context.Context, name string, now bool) error {
 		return err
 	}
 	return refused(p.watched(ctx, app, func(ctx context.Context) error { return app.Stop(ctx, now) }))
-}
-
-// changes names the variables that differ. Their values are nobody's to read.
-func changes(before, after []string) string {
-	of := func(env []string) map[string]string {
-		m := map[string]string{}
-		for _, kv := range env {
-			k, v, _ := strings.Cut(kv, "=")
-			m[k] = v
-		}
-		return m
-	}
-	was, is := of(before), of(after)
-	var words []string
-	for k, v := range is {
-		switch old, there := was[k]; {
-		case !there:
-			words = append(words, "+"+k)
-		case old != v:
-			words = append(words, "~"+k)
-		}
-	}
-	for k := range was {
-		if _, there := is[k]; !there {
-			words = append(words, "-"+k)
-		}
-	}
-	slices.SortFunc(words, func(a, b string) int { return strings.Compare(a[1:], b[1:]) })
-	return printable(strings.Join(words, " "))
 }

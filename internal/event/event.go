@@ -103,16 +103,19 @@ type Listener struct {
 
 // Generation is one start of a release.
 type Generation struct {
-	Number    int         `json:"number"`
-	Phase     string      `json:"phase"`               // "preparing", "starting", "canary", "serving", "standby", "draining"
-	Release   int         `json:"release"`             // the generation that resolved what it runs: its own, or one that served before
-	Path      string      `json:"path,omitempty"`      // the executable
-	Directory string      `json:"directory,omitempty"` // resolved
-	Wanted    int         `json:"wanted"`              // workers it is to have
-	Looping   bool        `json:"looping,omitempty"`   // a worker is lost again and again
-	Stopped   []int       `json:"stopped,omitempty"`   // indexes of workers that were left stopped
-	Canary    *CanaryStep `json:"canary,omitempty"`
-	Workers   []Worker    `json:"workers"`
+	Number    int    `json:"number"`
+	Phase     string `json:"phase"`               // "preparing", "starting", "canary", "serving", "standby", "draining"
+	Release   int    `json:"release"`             // the generation that resolved what it runs: its own, or one that served before
+	Path      string `json:"path,omitempty"`      // the executable
+	Directory string `json:"directory,omitempty"` // resolved
+	Wanted    int    `json:"wanted"`              // workers it is to have
+	Looping   bool   `json:"looping,omitempty"`   // a worker is lost again and again
+	Stopped   []int  `json:"stopped,omitempty"`   // indexes of workers that were left stopped
+	// Environment names the variables that are other than those of the generation that
+	// served when this one was started: +NAME is new, -NAME gone, ~NAME has another value.
+	Environment []string    `json:"environment,omitempty"`
+	Canary      *CanaryStep `json:"canary,omitempty"`
+	Workers     []Worker    `json:"workers"`
 }
 
 // CanaryStep is the share that a generation has which does not serve yet. Steps is 0
