@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -99,11 +100,14 @@ func (r Registry) Get(name string) (App, error) {
 		return App{}, fmt.Errorf("%q is no name of an application", name)
 	}
 	path := r.Path(name)
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe in its place holds nobody up
 	if err != nil {
 		return App{}, err
 	}
 	defer f.Close() // read only
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		return App{}, errors.Join(err, fmt.Errorf("%s: not a file", path))
+	}
 	text, err := io.ReadAll(io.LimitReader(f, maxSize+1))
 	if err != nil {
 		return App{}, err

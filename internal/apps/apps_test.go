@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -86,11 +87,14 @@ func TestABrokenFileHidesNoOther(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(r.dir, ".web.json123"), nil, 0o600); err != nil { // renameio's, of a writer that was killed
 		t.Fatal(err)
 	}
+	if err := syscall.Mkfifo(r.Path("pipe"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	all, err := r.List()
 	if len(all) != 1 || all[0].Name != "web" {
 		t.Errorf("list: %v", all)
 	}
-	for _, name := range []string{"half", "empty", "other", "list", "relative", "env", "nul", "huge"} {
+	for _, name := range []string{"half", "empty", "other", "list", "relative", "env", "nul", "huge", "pipe"} {
 		if err == nil || !strings.Contains(err.Error(), r.Path(name)+": ") {
 			t.Errorf("%s is not named: %v", name, err)
 		}

@@ -102,8 +102,9 @@ type waiting struct {
 
 // hear returns what comes of it. The launcher goes on whatever becomes of ctx.
 func (w *waiting) hear(ctx context.Context, from io.Reader) outcome {
-	lines := make(chan news)
-	go func() { // ends with the pipe, whose other end the launcher has, or closes
+	lines, left := make(chan news), make(chan struct{})
+	defer close(left)
+	go func() { // ends with the pipe, which is closed at both ends
 		defer close(lines)
 		read := json.NewDecoder(bufio.NewReader(from))
 		for {
@@ -113,7 +114,7 @@ func (w *waiting) hear(ctx context.Context, from io.Reader) outcome {
 			}
 			select {
 			case lines <- n:
-			case <-ctx.Done():
+			case <-left:
 				return
 			}
 		}

@@ -70,7 +70,7 @@ func (t boot) of(name, state string) (boot, error) {
 		return t, usage("without --user it is root", "--user: %s is root", name)
 	}
 	t.user, t.uid, t.readOnly = u.Username, u.Uid, true
-	t.apps = apps.In(filepath.Join(u.HomeDir, ".local/state/baton"))
+	t.apps = apps.In(filepath.Join(u.HomeDir, ".local", "state", "baton"))
 	t.environ = apps.In(filepath.Join(state, "users", u.Username))
 	return t, nil
 }
@@ -87,7 +87,7 @@ func runQuietly(ctx context.Context, words []string) error {
 	if err != nil {
 		return err
 	}
-	defer r.Close() // only read from
+	defer func() { _ = r.Close() }() // only read from
 	ctx, cancel := context.WithTimeoutCause(ctx, systemctlTime, fmt.Errorf("not done within %v", systemctlTime))
 	defer cancel()
 	_, err = process.Run(ctx, process.Job{Release: r, Env: r.Env()})
@@ -106,19 +106,21 @@ func (p *program) self() (string, error) {
 	}
 	called := p.args[0]
 	if !strings.Contains(called, "/") {
-		if called, err = exec.LookPath(called); err != nil {
-			return real, nil //nolint:nilerr // by another name, or not in the path
-		}
+		called, err = exec.LookPath(called)
 	}
-	if called, err = filepath.Abs(called); err != nil {
-		return "", err
+	if err == nil {
+		called, err = filepath.Abs(called)
 	}
-	a, err1 := os.Stat(called)
-	b, err2 := os.Stat(real)
-	if err1 != nil || err2 != nil || !os.SameFile(a, b) {
-		return real, nil
+	if err == nil && same(called, real) {
+		return called, nil
 	}
-	return called, nil
+	return real, nil // it was called by a name that leads elsewhere
+}
+
+func same(a, b string) bool {
+	x, err1 := os.Stat(a)
+	y, err2 := os.Stat(b)
+	return err1 == nil && err2 == nil && os.SameFile(x, y)
 }
 
 // configOf is the configuration of an application as its file and the words it was

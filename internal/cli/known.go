@@ -53,6 +53,11 @@ func environment() []string {
 			slices.ContainsFunc([]string{"SSH_", "XDG_SESSION_", "LISTEN_", "WATCHDOG_", "TMUX", "STY"}, func(p string) bool { return strings.HasPrefix(k, p) }) {
 			continue
 		}
+		if k == "BATON_HOME" { // relative to here, not to where it is started
+			if dir, err := filepath.Abs(os.Getenv(k)); err == nil {
+				kv = k + "=" + dir
+			}
+		}
 		kept = append(kept, kv)
 	}
 	slices.Sort(kept)

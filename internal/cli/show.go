@@ -173,12 +173,9 @@ func (w *whole) known() error {
 	if w.Directory == "" {
 		return nil
 	}
-	cfg, err := configAt(w.Directory, w.Args)
-	if err != nil {
+	if w.Config, err = configAt(w.Directory, w.Args); err != nil {
 		w.Problem = err.Error()
-		return nil
 	}
-	w.Config = cfg
 	return nil
 }
 

@@ -42,7 +42,7 @@ func home(env func(string) string, uid int) (string, error) {
 }
 
 func kept(env func(string) string, uid int, own, root, below string) (string, error) {
-	place := []variable{{"XDG_STATE_HOME", filepath.Join("baton", below)}, {"HOME", filepath.Join(".local/state/baton", below)}}
+	place := []variable{{"XDG_STATE_HOME", filepath.Join("baton", below)}, {"HOME", filepath.Join(".local", "state", "baton", below)}}
 	return find(env, uid, own, root, place)
 }
 

@@ -164,7 +164,7 @@ func TestALauncherInTheBackgroundOutlivesItsTerminal(t *testing.T) {
 	testkit.Leaks(t)
 	h := newHouse(t)
 	term := newTerminal(t, h)
-	line := testkit.Binary(t) + " " + strings.Join(words("web", testkit.Target("delay=300ms")...), " ")
+	line := testkit.Binary(t) + " " + strings.Join(words("web", testkit.Target("delay=1s")...), " ")
 	if _, err := io.WriteString(term, line+"\n"); err != nil {
 		t.Fatal(err)
 	}
@@ -172,6 +172,15 @@ func TestALauncherInTheBackgroundOutlivesItsTerminal(t *testing.T) {
 	if seen := term.screen(); !strings.Contains(seen, "\r\x1b[Kweb: starting, 0/1 ready") || !strings.Contains(seen, "\r\x1b[Kweb: serving") {
 		t.Errorf("no progress in one line that goes away: %q", seen)
 	}
+	if _, err := io.WriteString(term, testkit.Binary(t)+" reload web\n"); err != nil {
+		t.Fatal(err)
+	}
+	testkit.Wait(t, func() bool { return strings.Contains(term.screen(), "web: swapped, generation 2 serves") }, "the reload at the terminal")
+	if seen := term.screen(); !strings.Contains(seen, "\r\x1b[Kweb: swapping, generation 2: 0/1 ready") {
+		t.Errorf("no progress: %q", seen)
+	}
+	testkit.Wait(t, func() bool { return len(h.report("web").Generations) == 1 }, "the old generation to be gone")
+	requested := strings.Count(h.log("web"), "reload-requested")
 	before := h.report("web")
 	if err := term.Close(); err != nil {
 		t.Fatal(err)
@@ -180,13 +189,13 @@ func TestALauncherInTheBackgroundOutlivesItsTerminal(t *testing.T) {
 	if state := term.shell.ProcessState; state.ExitCode() == 0 {
 		t.Errorf("the shell got no HUP (%v): nothing was shown", state)
 	}
-	if got := served(t, h.target("web")); got != "1" {
+	if got := served(t, h.target("web")); got != "2" {
 		t.Errorf("generation %s serves", got)
 	}
-	if after := h.report("web"); after.PID != before.PID || len(after.Generations) != 1 || after.Generations[0].Number != 1 {
+	if after := h.report("web"); after.PID != before.PID || len(after.Generations) != 1 || after.Generations[0].Number != 2 {
 		t.Errorf("before %+v\nafter %+v", before, after)
 	}
-	if text := h.log("web"); strings.Contains(text, "reload-requested") {
+	if text := h.log("web"); strings.Count(text, "reload-requested") != requested {
 		t.Errorf("it was taken for a reload:\n%s", text)
 	}
 	h.must("stop", "web")
@@ -329,13 +338,15 @@ func TestAStartThatHangsIsSaid(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = cmd.Wait() // its code follows
+	if ended(t, pid) {
+		t.Error("it was ended")
+	}
 	if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
 	if code := cmd.ProcessState.ExitCode(); code != 1 || !strings.Contains(errs.String(), "web: still starting, with pid "+strconv.Itoa(pid)) || !strings.Contains(errs.String(), "baton status web") {
 		t.Errorf("exit code %d, %s", code, errs.String())
 	}
-	testkit.Wait(t, func() bool { return h.report("web").PID == pid }, "it to answer again")
 }
 
 // A launcher that panics, or is killed before it has said a word, is told from its log.

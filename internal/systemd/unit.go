@@ -35,7 +35,7 @@ type Service struct {
 func Name(app string) string {
 	var b strings.Builder
 	b.WriteString("baton-")
-	for i := 0; i < len(app); i++ {
+	for i := range len(app) {
 		// systemd.unit(5): letters, digits and ":-_.\"; the rest as systemd-escape has it.
 		if c := app[i]; c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.IndexByte("_.-", c) >= 0 {
 			b.WriteByte(c)
@@ -138,7 +138,7 @@ func command(words []string) string {
 func quote(word string) string {
 	var b strings.Builder
 	plain := word != ""
-	for i := 0; i < len(word); i++ {
+	for i := range len(word) {
 		c := word[i]
 		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.IndexByte("_./:=,@+-$", c) >= 0 || c >= 0x80) {
 			plain = false

@@ -125,17 +125,17 @@ func FuzzCommand(f *testing.F) {
 func unquote(t *testing.T, line string) (words []string) {
 	t.Helper()
 	var word strings.Builder
-	quoted, any := false, false
+	quoted, some := false, false
 	end := func() {
 		text := strings.ReplaceAll(word.String(), "%%", "%")
 		words = append(words, strings.ReplaceAll(text, "$$", "$"))
 		word.Reset()
-		any = false
+		some = false
 	}
 	for i := 0; i < len(line); i++ {
 		switch c := line[i]; {
 		case c == '"':
-			quoted, any = !quoted, true
+			quoted, some = !quoted, true
 		case c == ' ' && !quoted:
 			end()
 		case c == '\\' && line[i+1] == 'x':
@@ -152,7 +152,7 @@ func unquote(t *testing.T, line string) (words []string) {
 			word.WriteByte(c)
 		}
 	}
-	if any || word.Len() > 0 {
+	if some || word.Len() > 0 {
 		end()
 	}
 	return words
