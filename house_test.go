@@ -40,7 +40,7 @@ var foundations = []string{
 
 // What the command line wires together; the engine's inside is not part of it.
 var services = []string{
-	"handoff", "health", "internal/config", "internal/control", "internal/demo", "internal/event",
+	"handoff", "health", "internal/apps", "internal/config", "internal/control", "internal/demo", "internal/event",
 	"internal/hooks", "internal/launcher", "internal/logs", "internal/pm2", "internal/process", "internal/socket", "internal/systemd",
 	"internal/tui", "internal/upgrade", "internal/watch",
 }
@@ -58,6 +58,7 @@ var rooms = []room{
 	{dir: "handoff", may: foundations, tests: []string{"internal/logs"}},
 	{dir: "handoff/machine"},
 	{dir: "health"},
+	{dir: "internal/apps"},
 	{dir: "internal/config"},
 	{dir: "internal/e2e"},
 	{dir: "internal/event"},
@@ -94,7 +95,7 @@ var owners = map[string][]string{
 	"github.com/BurntSushi/toml":      {"internal/config"},
 	"github.com/cloudflare/tableflip": {"internal/upgrade", "examples/go-tableflip", "tests"},
 	"github.com/lmittmann/tint":       {"internal/launcher", "internal/cli"},
-	"github.com/google/renameio/v2":   {"internal/cli", "internal/control", "internal/launcher", "internal/upgrade"},
+	"github.com/google/renameio/v2":   {"internal/apps", "internal/cli", "internal/control", "internal/launcher", "internal/upgrade"},
 	"github.com/mdlayher/netlink":     {"internal/socket", "internal/socket/diag"},
 	"github.com/vishvananda/netlink":  {"internal/socket", "internal/socket/diag", "tests"},
 	"github.com/vishvananda/netns":    {"tests"},

@@ -256,9 +256,21 @@ func (s *Supervisor) End() {
 }
 
 // Report returns the present state; nil when Run has returned.
-func (s *Supervisor) Report() *event.Report {
+func (s *Supervisor) Report() *event.Report { return s.told(s.usage) }
+
+// Glance is Report without what workers use, which takes a look at every process of the
+// machine: who asks many launchers takes that look once, itself.
+func (s *Supervisor) Glance() *event.Report { return s.told(nil) }
+
+func (s *Supervisor) told(usage func() map[machine.Worker]process.Usage) *event.Report {
 	c := make(chan *event.Report, 1)
-	s.post(func() { c <- s.report() })
+	s.post(func() {
+		var used map[machine.Worker]process.Usage // of nobody
+		if usage != nil {
+			used = usage()
+		}
+		c <- s.report(used)
+	})
 	select {
 	case r := <-c:
 		return r

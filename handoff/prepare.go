@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"maps"
 	"slices"
+	"strconv"
+	"strings"
 
 	"baton/handoff/machine"
 	"baton/internal/event"
@@ -14,7 +16,8 @@ import (
 
 // generation is one start of a release, with all that it holds.
 type generation struct {
-	number machine.Generation
+	environment []string // what is other about it; process.Changes
+	number      machine.Generation
 	*release
 	listeners []*listener // in the plan's order
 	phase     machine.Phase
@@ -167,6 +170,12 @@ func (s *Supervisor) prepared(n machine.Generation, p prepared) {
 	for _, note := range []string{p.plan.Note, p.note} {
 		if note != "" {
 			s.log.Warn(note, "generation", int(n))
+		}
+	}
+	if was := s.serving(); was != nil {
+		g.environment = process.Changes(was.program.Env(), g.program.Env())
+		if len(g.environment) > 0 {
+			s.log.Info("environment of generation "+strconv.Itoa(int(n))+": "+strings.Join(g.environment, " "), "generation", int(n))
 		}
 	}
 	s.gens[n] = g

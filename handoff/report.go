@@ -13,7 +13,7 @@ import (
 )
 
 // report is what there is: by the rules, and by what the engine knows besides.
-func (s *Supervisor) report() *event.Report {
+func (s *Supervisor) report(used map[machine.Worker]process.Usage) *event.Report {
 	v := s.rules.Look()
 	r := &event.Report{
 		Name: s.opts.Name, PID: syscall.Getpid(), Started: s.began, Stopping: s.stopping,
@@ -25,7 +25,6 @@ func (s *Supervisor) report() *event.Report {
 		})
 	}
 	slices.SortFunc(r.Listeners, func(a, b event.Listener) int { return strings.Compare(a.Name, b.Name) })
-	used := s.usage()
 	for _, g := range slices.Backward(v.Generations) { // the newest first
 		r.Generations = append(r.Generations, s.reportGeneration(v, g, used))
 	}
@@ -73,6 +72,7 @@ func (s *Supervisor) reportGeneration(v machine.View, g machine.GenerationView, 
 		Workers: []event.Worker{},
 	}
 	if known := s.gens[g.Number]; known != nil {
+		e.Environment = known.environment
 		e.Path, e.Directory = known.program.Path(), known.program.Dir()
 	}
 	if g.Phase == machine.Canary {

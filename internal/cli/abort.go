@@ -1,14 +1,16 @@
 package cli
 
 import (
-	"fmt"
+	"context"
+
+	"baton/internal/control"
 
 	"github.com/urfave/cli/v2"
 )
 
 func (p *program) abortCommand() *cli.Command {
 	return asked(verb{
-		name: "abort", line: "[NAME]",
+		name: "abort", line: "[NAME... | all]",
 		does: "end a canary or a bake now: who served before serves",
 		text: `
 New connections go to the generation that served before, and the newcomer drains.
@@ -20,15 +22,5 @@ Without a NAME it is the application of ./baton.toml, or the only one that runs.
 }
 
 func (p *program) abort(c *cli.Context) error {
-	app, err := one(c)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := quickly(c)
-	defer cancel()
-	if err := app.Abort(ctx); err != nil {
-		return refused(err)
-	}
-	_, err = fmt.Fprintf(p.stdout, "%s: aborted\n", app.Name)
-	return err
+	return p.simply(c, "aborted", func(ctx context.Context, app *control.Client) error { return app.Abort(ctx) })
 }

@@ -148,17 +148,87 @@ func quickly(c *cli.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeoutCause(c.Context, patience, fmt.Errorf("none within %v", patience))
 }
 
-// judge prints a verdict and gives the exit code that it stands for.
+// swaps asks applications for a swap, one after the other, shows how it goes and prints
+// the verdicts. It ends with the greatest of the exit codes.
+func (p *program) swaps(c *cli.Context, codes map[string]Code, ask func(context.Context, *control.Client) (event.Verdict, error)) error {
+	names, err := several(c, running)
+	if err != nil {
+		return err
+	}
+	type named struct {
+		Name string `json:"name"`
+		event.Verdict
+	}
+	list := []named{} // for --json, of several
+	err = p.each(names, func(name string) error {
+		app, err := client(name)
+		if err != nil {
+			return err
+		}
+		var v event.Verdict
+		if err := p.watched(c.Context, app, func(ctx context.Context) (err error) {
+			v, err = ask(ctx, app)
+			return err
+		}); err != nil {
+			return refused(err)
+		}
+		if c.Bool("json") && len(names) > 1 {
+			list = append(list, named{name, v})
+			if code := codeOf(v, codes); code != Done {
+				return shown(code)
+			}
+			return nil
+		}
+		if err := p.judge(c, name, v, codes); err != nil || c.Bool("json") {
+			return err
+		}
+		p.tellChanges(c, app, v.Generation)
+		return nil
+	})
+	if len(list) > 0 {
+		err = errors.Join(p.printJSON(list), err)
+	}
+	return err
+}
+
+// tellChanges says what is other about the environment of a generation that has come to
+// serve; the verdict stands already, whether that can be found out or not.
+func (p *program) tellChanges(c *cli.Context, app *control.Client, generation int) {
+	ctx, cancel := quickly(c)
+	defer cancel()
+	r, err := app.Glance(ctx)
+	if err != nil {
+		return
+	}
+	for _, g := range r.Generations {
+		if g.Number == generation {
+			p.environmentIs(app.Name, g.Environment)
+		}
+	}
+}
+
+// codeOf is the exit code that a verdict stands for.
+func codeOf(v event.Verdict, codes map[string]Code) Code {
+	if code, known := codes[v.Outcome]; known {
+		return code
+	}
+	return Failed
+}
+
+// judge prints a verdict and gives its exit code.
 func (p *program) judge(c *cli.Context, name string, v event.Verdict, codes map[string]Code) error {
-	code, known := codes[v.Outcome]
-	if !known {
-		code = Failed
+	code := codeOf(v, codes)
+	end := func() error {
+		if code == Done {
+			return nil
+		}
+		return shown(code)
 	}
 	if c.Bool("json") {
 		if err := p.printJSON(v); err != nil {
 			return err
 		}
-		return shown(code)
+		return end()
 	}
 	text := name + ": " + v.Outcome
 	if v.Outcome == control.Swapped {
@@ -175,7 +245,28 @@ func (p *program) judge(c *cli.Context, name string, v event.Verdict, codes map[
 	for _, line := range v.Tail {
 		fmt.Fprintln(p.stderr, "  | "+printable(line))
 	}
-	return shown(code)
+	return end()
+}
+
+// simply does for applications what a launcher does at once, and prints done.
+func (p *program) simply(c *cli.Context, done string, do func(context.Context, *control.Client) error) error {
+	names, err := several(c, running)
+	if err != nil {
+		return err
+	}
+	return p.each(names, func(name string) error {
+		app, err := client(name)
+		if err != nil {
+			return err
+		}
+		ctx, cancel := quickly(c)
+		defer cancel()
+		if err := do(ctx, app); err != nil {
+			return refused(err)
+		}
+		_, err = fmt.Fprintf(p.stdout, "%s: %s\n", name, done)
+		return err
+	})
 }
 
 // printable keeps what a program said from telling the terminal what to do.

@@ -81,14 +81,22 @@ func Main(args []string, stdout, stderr *os.File) int {
 func (p *program) commands() []*cli.Command {
 	return []*cli.Command{
 		p.runCommand(),
+		p.startCommand(),
 		p.statusCommand(),
+		p.showCommand(),
 		p.eventsCommand(),
 		p.reloadCommand(),
+		p.restartCommand(),
 		p.rollbackCommand(),
 		p.promoteCommand(),
 		p.abortCommand(),
 		p.scaleCommand(),
 		p.stopCommand(),
+		p.deleteCommand(),
+		p.saveCommand(),
+		p.resurrectCommand(),
+		p.startupCommand(),
+		p.unstartupCommand(),
 		p.checkCommand(),
 		p.initCommand(),
 		p.importCommand(),
@@ -186,30 +194,37 @@ func (p *program) afterDashes(c *cli.Context) (before, command []string, dashes 
 
 // report prints an error, if there is one, and gives its exit code.
 func (p *program) report(err error) Code {
+	code, text, hint := explain(err)
+	if text != "" {
+		fmt.Fprintln(p.stderr, text)
+	}
+	if hint != "" {
+		fmt.Fprintf(p.stderr, "  %s\n", hint)
+	}
+	return code
+}
+
+// explain is an error's exit code, and what is printed of it.
+func explain(err error) (code Code, text, hint string) {
 	if err == nil {
-		return Done
+		return Done, "", ""
 	}
 	var invalid config.Errors
 	if errors.As(err, &invalid) {
-		fmt.Fprintln(p.stderr, invalid)
-		return invalidCode(invalid)
+		return invalidCode(invalid), invalid.Error(), ""
 	}
-	code, hint := Failed, ""
+	code = Failed
 	var ours *exit
 	var coded interface{ ExitCode() int }
 	switch {
 	case errors.As(err, &ours):
 		if code, hint = ours.code, ours.hint; ours.err == nil {
-			return code
+			return code, "", ""
 		}
 	case errors.As(err, &coded):
 		code = Code(coded.ExitCode())
 	}
-	fmt.Fprintf(p.stderr, "baton: %v\n", err)
-	if hint != "" {
-		fmt.Fprintf(p.stderr, "  %s\n", hint)
-	}
-	return code
+	return code, "baton: " + err.Error(), hint
 }
 
 // invalidCode tells wrong flags from a wrong file: without a line, a value came

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -43,6 +44,15 @@ func TestScripts(t *testing.T) {
 			"until":  until,
 		},
 		RequireExplicitExec: true,
+		Condition: func(cond string) (bool, error) {
+			switch cond {
+			case "root":
+				return os.Geteuid() == 0, nil
+			case "systemd":
+				return booted(), nil
+			}
+			return false, fmt.Errorf("unknown condition %q", cond)
+		},
 		Setup: func(e *testscript.Env) error {
 			// A process under the race detector lingers for a second at its exit; there
 			// are a hundred of them here.
@@ -51,11 +61,28 @@ func TestScripts(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			e.Setenv("BATON", self)                                  // for a script whose PATH is another
-			e.Setenv("BATON_HOME", filepath.Join(e.WorkDir, "home")) // no launcher but its own
+			e.Setenv("BATON", self) // for a script whose PATH is another
+			home := filepath.Join(e.WorkDir, "home")
+			e.Setenv("BATON_HOME", home) // no launcher but its own
+			e.Defer(func() { endAll(home) })
 			return nil
 		},
 	})
+}
+
+// endAll ends the launchers in the background that a script has left, as it does when it
+// fails.
+func endAll(home string) {
+	locks, _ := filepath.Glob(filepath.Join(home, "run", "*.lock"))
+	for _, lock := range locks {
+		text, _ := os.ReadFile(lock)
+		pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+		if err != nil || pid < 2 {
+			continue
+		}
+		_ = syscall.Kill(pid, syscall.SIGQUIT) // it may have ended
+		within(func() bool { _, err := os.Lstat(lock); return err != nil || syscall.Kill(pid, 0) != nil })
+	}
 }
 
 // target is a stock net/http server on the first socket it is given. It answers

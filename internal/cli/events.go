@@ -47,7 +47,7 @@ func (p *program) events(c *cli.Context) error {
 	if replay < 0 || replay > 256 {
 		return usage("", "--replay is a number from 0 to 256, not %d", replay)
 	}
-	apps, err := several(c)
+	apps, err := asking(c)
 	if err != nil {
 		return err
 	}
@@ -124,9 +124,9 @@ func (p *program) happened(h happened, width int, asJSON bool) error {
 	return err
 }
 
-// several are the applications that a verb is about which takes any number of names:
-// without one, all that run.
-func several(c *cli.Context) ([]*control.Client, error) {
+// asking are the applications whose events are asked for:
+// without a name, all that run.
+func asking(c *cli.Context) ([]*control.Client, error) {
 	dir, err := control.Home()
 	if err != nil {
 		return nil, err

@@ -1,14 +1,16 @@
 package cli
 
 import (
-	"fmt"
+	"context"
+
+	"baton/internal/control"
 
 	"github.com/urfave/cli/v2"
 )
 
 func (p *program) promoteCommand() *cli.Command {
 	return asked(verb{
-		name: "promote", line: "[NAME] [flags]",
+		name: "promote", line: "[NAME... | all] [flags]",
 		does: "end a canary or a bake now: the newcomer serves",
 		text: `
 The newcomer gets all new connections, and the old generation drains. With --step
@@ -23,15 +25,5 @@ Without a NAME it is the application of ./baton.toml, or the only one that runs.
 }
 
 func (p *program) promote(c *cli.Context) error {
-	app, err := one(c)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := quickly(c)
-	defer cancel()
-	if err := app.Promote(ctx, c.Bool("step")); err != nil {
-		return refused(err)
-	}
-	_, err = fmt.Fprintf(p.stdout, "%s: promoted\n", app.Name)
-	return err
+	return p.simply(c, "promoted", func(ctx context.Context, app *control.Client) error { return app.Promote(ctx, c.Bool("step")) })
 }

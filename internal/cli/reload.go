@@ -1,21 +1,23 @@
 package cli
 
 import (
-	"fmt"
+	"context"
 
 	"baton/internal/control"
+	"baton/internal/event"
 
 	"github.com/urfave/cli/v2"
 )
 
 func (p *program) reloadCommand() *cli.Command {
 	return asked(verb{
-		name: "reload", line: "[NAME] [flags]",
+		name: "reload", line: "[NAME... | all] [flags]",
 		does: "swap, and wait for the verdict",
 		text: `
 Does what SIGHUP does: reads the file again and swaps. It returns when the new
 generation serves, or says why it does not, with its last lines. The one that
-serves goes on then.
+serves goes on then. Several are reloaded one after the other, and the greatest
+exit code counts.
 
 Without a NAME it is the application of ./baton.toml, or the only one that runs.
 
@@ -28,7 +30,7 @@ with --if-generation another generation serves or is about to.`,
 	}, []cli.Flag{
 		&cli.BoolFlag{Name: "no-wait", Usage: "return when it has been asked for"},
 		&cli.IntFlag{Name: "if-generation", Usage: "only if generation `N` serves"},
-		&cli.BoolFlag{Name: "json", Usage: "print the verdict as JSON"},
+		&cli.BoolFlag{Name: "json", Usage: "print the verdict as JSON; of several, a list"},
 	}, p.reload)
 }
 
@@ -46,22 +48,11 @@ func (p *program) reload(c *cli.Context) error {
 	if c.Bool("no-wait") && c.Bool("json") {
 		return usage("", "--json prints a verdict, which --no-wait does not wait for")
 	}
-	app, err := one(c)
-	if err != nil {
-		return err
+	if c.IsSet("if-generation") && (c.NArg() > 1 || c.Args().First() == all) {
+		return usage("", "--if-generation is for one application")
 	}
 	if c.Bool("no-wait") {
-		ctx, cancel := quickly(c)
-		defer cancel()
-		if err := app.BeginReload(ctx, only); err != nil {
-			return refused(err)
-		}
-		_, err := fmt.Fprintf(p.stdout, "%s: a reload was asked for\n", app.Name)
-		return err
+		return p.simply(c, "a reload was asked for", func(ctx context.Context, app *control.Client) error { return app.BeginReload(ctx, only) })
 	}
-	v, err := app.Reload(c.Context, only)
-	if err != nil {
-		return refused(err)
-	}
-	return p.judge(c, app.Name, v, reloadCodes)
+	return p.swaps(c, reloadCodes, func(ctx context.Context, app *control.Client) (event.Verdict, error) { return app.Reload(ctx, only) })
 }

@@ -1,14 +1,17 @@
 package cli
 
 import (
+	"context"
+
 	"baton/internal/control"
+	"baton/internal/event"
 
 	"github.com/urfave/cli/v2"
 )
 
 func (p *program) rollbackCommand() *cli.Command {
 	return asked(verb{
-		name: "rollback", line: "[NAME] [flags]",
+		name: "rollback", line: "[NAME... | all] [flags]",
 		does: "serve the release again that served before",
 		text: `
 Swaps back, also when the executable has been overwritten or a link been moved
@@ -19,7 +22,7 @@ place, or baton stops.
 Without a NAME it is the application of ./baton.toml, or the only one that runs.`,
 		ends: []Code{RolledBack, NotRunning, Invalid, Busy},
 	}, []cli.Flag{
-		&cli.BoolFlag{Name: "json", Usage: "print the verdict as JSON"},
+		&cli.BoolFlag{Name: "json", Usage: "print the verdict as JSON; of several, a list"},
 	}, p.rollback)
 }
 
@@ -31,13 +34,5 @@ var rollbackCodes = map[string]Code{
 }
 
 func (p *program) rollback(c *cli.Context) error {
-	app, err := one(c)
-	if err != nil {
-		return err
-	}
-	v, err := app.Rollback(c.Context)
-	if err != nil {
-		return refused(err)
-	}
-	return p.judge(c, app.Name, v, rollbackCodes)
+	return p.swaps(c, rollbackCodes, func(ctx context.Context, app *control.Client) (event.Verdict, error) { return app.Rollback(ctx) })
 }

@@ -14,11 +14,7 @@ import (
 )
 
 func (p *program) runCommand() *cli.Command {
-	flags := []cli.Flag{configFlag(), envFlag(), listenFlag(), watchFlag()}
-	for _, f := range settingFlags {
-		flags = append(flags, &cli.StringFlag{Name: f.flag, Usage: f.usage})
-	}
-	return command(verb{
+	c := command(verb{
 		name: "run", line: "[flags] [-- CMD ARG...]",
 		does: "run an application in the foreground",
 		text: `
@@ -39,34 +35,41 @@ udp:// or unix:///path. Times have a unit: 500ms, 30s, 1m30s.
 
 An application runs once: 6 when one of the same name does.`,
 		ends: []Code{Invalid, Busy},
-	}, flags, p.run)
+	}, runFlags(), p.run)
+	// Not in the help: it is how baton start calls it.
+	c.Flags = append(c.Flags, &cli.BoolFlag{Name: background, Hidden: true})
+	return c
+}
+
+// runFlags say what to run and how.
+func runFlags() []cli.Flag {
+	flags := []cli.Flag{configFlag(), envFlag(), listenFlag(), watchFlag()}
+	for _, f := range settingFlags {
+		flags = append(flags, &cli.StringFlag{Name: f.flag, Usage: f.usage})
+	}
+	return flags
 }
 
 func (p *program) run(c *cli.Context) error {
-	exec, err := p.commandOf(c)
-	if err != nil {
-		return err
-	}
-	path, err := file(c, exec != nil)
-	if err != nil {
-		return err
-	}
-	if path == "" && c.IsSet("env") {
-		return usage("add --config FILE", "--env chooses a profile of a file, and no file is given")
-	}
-	set, err := settings(c, exec)
-	if err != nil {
-		return err
-	}
+	told := toldOf(c)
+	err := p.foreground(c, told)
+	told.ended(err)
+	return err
+}
 
-	var level slog.LevelVar
-	load := func() (*config.Config, error) {
-		return config.Load(path, config.Options{Profile: c.String("env"), Set: set, Address: parsable})
-	}
-	first, err := load()
+// foreground runs the launcher until it ends, and tells whoever started it in the
+// background how that goes.
+func (p *program) foreground(c *cli.Context, told *told) error {
+	src, err := p.source(c)
 	if err != nil {
 		return err
 	}
+	var level slog.LevelVar
+	first, err := src.load()
+	if err != nil {
+		return err
+	}
+	told.begun(first)
 	setLevel(&level, first)
 	// The log's format had to be known before the launcher could start; what was
 	// read for it is what the launcher starts with.
@@ -77,9 +80,10 @@ func (p *program) run(c *cli.Context) error {
 			if cfg := once.Swap(nil); cfg != nil {
 				return cfg, nil
 			}
-			return load()
+			return src.load()
 		},
 		Applied: func(cfg *config.Config) { setLevel(&level, cfg) },
+		Observe: told.observe,
 		Home:    control.Home,
 		Stdout:  p.stdout,
 		Stderr:  p.stderr,
@@ -92,7 +96,36 @@ func (p *program) run(c *cli.Context) error {
 	case errors.As(err, &taken):
 		err = &exit{code: Busy, err: err, hint: "give this one another name (--name), or end that one: baton stop " + taken.Name}
 	}
+	told.ended(err)
 	return p.lastWord(err)
+}
+
+// source is where a configuration comes from: a file, flags, or both.
+type source struct {
+	path, profile string
+	set           []config.Setting
+	exec          []string // the command behind "--"
+}
+
+// source reads the words of run, which are those of start.
+func (p *program) source(c *cli.Context) (source, error) {
+	exec, err := p.commandOf(c)
+	if err != nil {
+		return source{}, err
+	}
+	path, err := file(c, exec != nil)
+	if err != nil {
+		return source{}, err
+	}
+	if path == "" && c.IsSet("env") {
+		return source{}, usage("add --config FILE", "--env chooses a profile of a file, and no file is given")
+	}
+	set, err := settings(c, exec)
+	return source{path: path, profile: c.String("env"), set: set, exec: exec}, err
+}
+
+func (s source) load() (*config.Config, error) {
+	return config.Load(s.path, config.Options{Profile: s.profile, Set: s.set, Address: parsable})
 }
 
 // lastWord prints why the launcher ended. Standard error may be one that nobody

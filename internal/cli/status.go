@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -12,31 +14,46 @@ import (
 
 	"baton/internal/control"
 	"baton/internal/event"
+	"baton/internal/launcher"
+	"baton/internal/process"
 
 	"github.com/urfave/cli/v2"
 )
 
 func (p *program) statusCommand() *cli.Command {
 	return asked(verb{
-		name: "status", line: "[NAME] [flags]",
-		does: "show the applications that run",
+		name: "status", line: "[NAME...] [flags]",
+		does: "show the applications that there are",
 		text: `
 A line for each: its state, the generation that serves, its workers that are
-ready of those there should be, baton's pid, how long its oldest worker runs, how
-often a worker was started in the place of another, and the last verdict.
+ready of those there should be, baton's pid, the CPU and memory of its workers,
+how long its oldest worker runs, how often a worker was started in the place of
+another (RST), and the last verdict. CPU is an average since the workers started,
+100% being one CPU; baton show and monit have it as it is now.
 
-Without a NAME it is every application of this user; none is no error. Those of
-another user, root's for one, are that user's to see.`,
+Without a NAME it is every application of this user that runs, and that baton start
+has started: those are stopped when they don't run, and died when the launcher was
+killed; none is no error. Those of another user, root's for one, are that user's to
+see.`,
 		ends: []Code{NotRunning},
 		also: []string{"ls"},
 	}, []cli.Flag{
-		&cli.BoolFlag{Name: "json", Usage: "print everything as JSON: an object with a NAME, a list without"},
+		&cli.BoolFlag{Name: "json", Usage: "print everything as JSON: an object with a NAME, else a list"},
 	}, p.status)
 }
 
 func (p *program) status(c *cli.Context) error {
-	if c.NArg() > 1 {
-		return usage("name one application, or none", "unexpected %q", c.Args().Get(1))
+	names := c.Args().Slice()
+	if len(names) == 1 && names[0] == all {
+		names = nil
+	}
+	for _, name := range names {
+		if name == "" {
+			return usage("", "the name is empty")
+		}
+		if !control.Fits(name) {
+			return usage("", "%q is no name of an application", name)
+		}
 	}
 	ctx, cancel := quickly(c)
 	defer cancel()
@@ -44,71 +61,162 @@ func (p *program) status(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if c.NArg() == 1 {
-		app, err := one(c)
-		if err != nil {
-			return err
-		}
-		report, err := app.Status(ctx)
-		switch {
-		case err != nil:
-			return refused(err)
-		case c.Bool("json"):
-			return p.printJSON(report)
-		}
-		return p.table([]state{{name: app.Name, report: report}})
-	}
-	all, err := states(ctx, dir)
+	all, err := states(ctx, dir, names)
 	if err != nil {
 		return err
 	}
+	worst, problem := Done, error(nil)
+	shownStates := all[:0]
+	for _, s := range all {
+		if len(names) > 0 && !s.runs() {
+			worst = NotRunning
+		}
+		if s.report == nil && s.err == nil {
+			worst = max(worst, p.report(notRunning(dir, s.name+" is not running")))
+			continue
+		}
+		shownStates = append(shownStates, s)
+	}
 	switch {
 	case c.Bool("json"):
-		reports := []*event.Report{}
-		for _, s := range all {
-			if s.err != nil {
-				err = errors.Join(err, s.err)
-				continue
-			}
-			reports = append(reports, s.report)
-		}
-		return errors.Join(p.printJSON(reports), err)
-	case len(all) == 0:
-		_, err := fmt.Fprintln(p.stderr, "no application runs; launchers are looked for in "+dir)
-		return err
+		problem = p.statusJSON(shownStates, len(names) == 1)
+	case len(shownStates) > 0:
+		problem = p.table(shownStates)
+	case len(names) == 0:
+		fmt.Fprintln(p.stderr, "no application runs; launchers are looked for in "+dir)
 	}
-	return p.table(all)
+	if problem != nil || worst == Done {
+		return problem
+	}
+	return shown(worst)
+}
+
+func (p *program) statusJSON(all []state, alone bool) error {
+	reports, problem := []*event.Report{}, error(nil)
+	for _, s := range all {
+		if s.err != nil {
+			problem = errors.Join(problem, s.err)
+			continue
+		}
+		reports = append(reports, s.report)
+	}
+	if alone {
+		if len(reports) == 0 {
+			return problem
+		}
+		return p.printJSON(reports[0])
+	}
+	return errors.Join(p.printJSON(reports), problem)
 }
 
 // state is what is known of one application.
 type state struct {
 	name   string
-	report *event.Report
-	err    error // why there is none
+	report *event.Report // nil when nothing is known of it, or with err
+	err    error         // why there is none of one that runs
 }
 
-// states asks all launchers at once: one that hangs holds up none of the others.
-func states(ctx context.Context, dir string) ([]state, error) {
-	names, err := control.List(dir)
+func (s state) runs() bool { return s.err != nil || s.report != nil && s.report.PID != 0 }
+
+// states asks all launchers at once: one that hangs holds up none of the others. Of
+// those that don't run it is told what is known; with names, of those alone.
+func states(ctx context.Context, dir string, names []string) ([]state, error) {
+	scanned, err := control.Scan(dir)
 	if err != nil {
 		return nil, err
+	}
+	found := make(map[string]control.Found, len(scanned))
+	for _, f := range scanned {
+		found[f.Name] = f
+	}
+	r, err := registry()
+	if err != nil {
+		return nil, err
+	}
+	known, err := r.Names()
+	if err != nil {
+		return nil, err
+	}
+	asked := len(names) > 0
+	if !asked {
+		names = slices.Concat(slices.Collect(maps.Keys(found)), known)
+		slices.Sort(names)
+		names = slices.Compact(names)
 	}
 	all := make([]state, len(names))
 	var wg sync.WaitGroup
 	for i, name := range names {
-		wg.Go(func() {
-			all[i].name = name
-			all[i].report, all[i].err = control.In(dir, name).Status(ctx)
-		})
-	}
-	wg.Wait()
-	running := all[:0]
-	for _, s := range all {
-		if !errors.Is(s.err, control.ErrNotRunning) { // ended meanwhile
-			running = append(running, s)
+		all[i].name = name
+		if found[name].Socket {
+			wg.Go(func() { // ends with the answer, or with ctx
+				all[i].report, all[i].err = control.In(dir, name).Glance(ctx)
+			})
 		}
 	}
-	return running, nil
+	wg.Wait()
+	measure(all)
+	for i := range all {
+		s := &all[i]
+		if errors.Is(s.err, control.ErrNotRunning) { // it has ended, or was killed
+			s.report, s.err = nil, nil
+		}
+		if s.report != nil || s.err != nil {
+			continue
+		}
+		if killed := killed(found[s.name]); killed || slices.Contains(known, s.name) {
+			s.report = dormant(dir, s.name, killed)
+		}
+	}
+	if !asked { // what has ended and is not known is nothing
+		all = slices.DeleteFunc(all, func(s state) bool { return s.report == nil && s.err == nil })
+	}
+	return all, nil
+}
+
+// measure looks at what workers use, once for all, where each launcher would look at
+// every process of the machine: with twenty of them that was most of a status.
+func measure(all []state) {
+	var pids []int
+	var workers []*event.Worker
+	for _, s := range all {
+		if s.report == nil {
+			continue
+		}
+		for i := range s.report.Generations {
+			for j := range s.report.Generations[i].Workers {
+				if w := &s.report.Generations[i].Workers[j]; w.PID != 0 {
+					pids, workers = append(pids, w.PID), append(workers, w)
+				}
+			}
+		}
+	}
+	for i, u := range process.UsagesOf(pids) {
+		workers[i].Memory, workers[i].CPU = u.Proportional, u.CPU
+	}
+}
+
+// dormant is the report of an application that does not run.
+func dormant(dir, name string, killed bool) *event.Report {
+	r := &event.Report{Name: name, State: event.StateStopped, Listeners: []event.Listener{}, Generations: []event.Generation{}}
+	if !killed {
+		return r
+	}
+	r.State = event.StateDied
+	left, err := launcher.Left(dir, name)
+	for _, m := range left {
+		r.Survivors = append(r.Survivors, m.PID)
+	}
+	switch r.Verdict = numbers(r.Survivors); {
+	case err != nil:
+		r.Verdict = "who is left is not known: " + err.Error()
+	case len(left) == 0:
+		r.Verdict = "nothing is left"
+	case len(left) == 1:
+		r.Verdict += " lives on"
+	default:
+		r.Verdict += " live on"
+	}
+	return r
 }
 
 func (p *program) printJSON(v any) error {
@@ -118,7 +226,7 @@ func (p *program) printJSON(v any) error {
 	return out.Encode(v)
 }
 
-var statusHead = []string{"NAME", "STATE", "GEN", "WORKERS", "PID", "UPTIME", "RESTARTS", "LAST VERDICT"}
+var statusHead = []string{"NAME", "STATE", "GEN", "READY", "PID", "CPU", "MEM", "UPTIME", "RST", "LAST VERDICT"}
 
 // table prints applications within helpWidth: the last column gives way first, then
 // the first.
@@ -164,28 +272,73 @@ func cut(text string, width int) string {
 
 func (s state) row(now time.Time) []string {
 	if s.err != nil {
-		return []string{printable(s.name), "silent", "-", "-", "-", "-", "-", printable(s.err.Error())}
+		return []string{printable(s.name), "silent", "-", "-", "-", "-", "-", "-", "-", printable(s.err.Error())}
 	}
 	r := s.report
-	row := []string{printable(s.name), phase(r), "-", "-", strconv.Itoa(r.PID), "-", "-", printable(r.Verdict)}
+	row := []string{printable(s.name), phase(r), "-", "-", "-", "-", "-", "-", "-", printable(r.Verdict)}
+	if r.PID == 0 {
+		return row
+	}
+	row[4] = strconv.Itoa(r.PID)
 	if g := shownGeneration(r); g != nil {
-		ready, since := 0, time.Time{}
+		since := time.Time{}
 		for _, w := range g.Workers {
-			if w.State == "ready" && w.Role == "member" {
-				ready++
-			}
 			if !w.Started.IsZero() && (since.IsZero() || w.Started.Before(since)) {
 				since = w.Started
 			}
 		}
 		row[2] = strconv.Itoa(g.Number)
-		row[3] = fmt.Sprintf("%d/%d", ready, g.Wanted)
+		row[3] = fmt.Sprintf("%d/%d", ready(*g), g.Wanted)
 		if !since.IsZero() {
-			row[5] = age(now.Sub(since))
+			row[7] = age(now.Sub(since))
 		}
 	}
-	row[6] = strconv.Itoa(r.Restarts)
+	if share, memory, some := used(r, now); some {
+		row[5], row[6] = percent(share), size(memory)
+	}
+	row[8] = strconv.Itoa(r.Restarts)
 	return row
+}
+
+// used is what all workers use together: of one CPU, on average since each started, and
+// of memory in bytes.
+func used(r *event.Report, now time.Time) (share float64, memory uint64, some bool) {
+	for _, g := range r.Generations {
+		for _, w := range g.Workers {
+			if w.PID == 0 {
+				continue
+			}
+			some = true
+			memory += w.Memory
+			if d := now.Sub(w.Started); !w.Started.IsZero() && d > 0 {
+				share += w.CPU.Seconds() / max(d.Seconds(), 0.1)
+			}
+		}
+	}
+	return share, memory, some
+}
+
+// percent is a share of one CPU in at most five characters.
+func percent(share float64) string {
+	if p := share * 100; p < 99.95 {
+		return strconv.FormatFloat(p, 'f', 1, 64) + "%"
+	}
+	return strconv.FormatFloat(share*100, 'f', 0, 64) + "%"
+}
+
+// size is a number of bytes in at most six characters.
+func size(bytes uint64) string {
+	f, unit := float64(bytes), "B"
+	for _, next := range []string{"K", "M", "G", "T"} {
+		if f < 1000 {
+			break
+		}
+		f, unit = f/1024, next
+	}
+	if f < 99.95 && unit != "B" {
+		return strconv.FormatFloat(f, 'f', 1, 64) + unit
+	}
+	return strconv.FormatFloat(f, 'f', 0, 64) + unit
 }
 
 // shownGeneration is the one that serves, else the newest; nil when there is none.

@@ -95,6 +95,19 @@ func TestTheStateInOneWord(t *testing.T) {
 	}
 }
 
+func TestFiguresStayShort(t *testing.T) {
+	for bytes, want := range map[uint64]string{0: "0B", 999: "999B", 1000: "1.0K", 99 << 10: "99.0K", 1 << 20: "1.0M", 512 << 20: "512M", 1 << 40: "1.0T", 999 << 30: "999G"} {
+		if got := size(bytes); got != want || len(got) > 6 {
+			t.Errorf("%d: %s, want %s", bytes, got, want)
+		}
+	}
+	for share, want := range map[float64]string{0: "0.0%", 0.123: "12.3%", 0.9994: "99.9%", 0.9996: "100%", 12.5: "1250%"} {
+		if got := percent(share); got != want {
+			t.Errorf("%v: %s, want %s", share, got, want)
+		}
+	}
+}
+
 func TestAgeInTwoUnits(t *testing.T) {
 	for d, want := range map[time.Duration]string{
 		-time.Second: "0s", 59900 * time.Millisecond: "59s", time.Minute: "1m00s", time.Hour - 1: "59m59s",

@@ -46,7 +46,7 @@ func Take(dir, name string) (*Claim, error) {
 	if !Fits(name) {
 		return nil, fmt.Errorf("%q is no name of an application", name)
 	}
-	if err := private(dir); err != nil {
+	if err := Private(dir); err != nil {
 		return nil, err
 	}
 	path := filepath.Join(dir, name+lockSuffix)
@@ -71,8 +71,8 @@ func Take(dir, name string) (*Claim, error) {
 	}
 }
 
-// private makes dir, and makes sure that it is this user's alone.
-func private(dir string) error {
+// Private makes dir, and makes sure that it is this user's alone.
+func Private(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
@@ -184,6 +184,16 @@ func holder(f *os.File) int {
 	}
 	return 0
 }
+
+// Beside is the path of another file of this application in the directory. Whoever
+// makes it takes it away before Close.
+func (c *Claim) Beside(suffix string) string { return Beside(c.dir, c.name, suffix) }
+
+// Dir is the directory that the claim lies in.
+func (c *Claim) Dir() string { return c.dir }
+
+// Beside is that path for any application.
+func Beside(dir, name, suffix string) string { return filepath.Join(dir, name+suffix) }
 
 // Listen makes the socket. One that a launcher left that was killed gives way.
 func (c *Claim) Listen() (net.Listener, error) {

@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"baton/internal/testkit"
 )
@@ -95,6 +96,73 @@ func TestHomeIsWhereTheUserIs(t *testing.T) {
 		if got != c.want || (err == nil) != (c.want != "") {
 			t.Errorf("%v, uid %d: %q, %v, want %q", c.env, c.uid, got, err, c.want)
 		}
+	}
+}
+
+func TestStateAndLogsAreWhereTheUserIs(t *testing.T) {
+	for _, c := range []struct {
+		env         map[string]string
+		uid         int
+		state, logs string
+	}{
+		{map[string]string{"BATON_HOME": "/b", "XDG_STATE_HOME": "/s"}, 0, "/b/lib", "/b/log"},
+		{map[string]string{"XDG_STATE_HOME": "/s", "HOME": "/root"}, 0, "/var/lib/baton", "/var/log/baton"},
+		{map[string]string{"XDG_STATE_HOME": "/s", "XDG_RUNTIME_DIR": "/run/user/7", "HOME": "/h"}, 7, "/s/baton", "/s/baton/log"},
+		{map[string]string{"XDG_STATE_HOME": "s", "HOME": "/h"}, 7, "/h/.local/state/baton", "/h/.local/state/baton/log"},
+		{map[string]string{"XDG_RUNTIME_DIR": "/run/user/7"}, 7, "", ""},
+	} {
+		env := func(name string) string { return c.env[name] }
+		state, err1 := kept(env, c.uid, "lib", "/var/lib/baton", "")
+		logs, err2 := kept(env, c.uid, "log", "/var/log/baton", "log")
+		if state != c.state || logs != c.logs || (err1 == nil) != (c.state != "") || (err2 == nil) != (c.logs != "") {
+			t.Errorf("%v, uid %d: %q, %q, %v, %v", c.env, c.uid, state, logs, err1, err2)
+		}
+	}
+}
+
+// Who was killed leaves his lock; who ends does not.
+func TestLookTellsTheKilledFromTheEnded(t *testing.T) {
+	testkit.Leaks(t)
+	dir := filepath.Join(short(t), "run")
+	if all, err := Look(dir); err != nil || len(all) != 0 {
+		t.Fatalf("of nothing: %v, %v", all, err)
+	}
+	c, err := Take(dir, "web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	look := func() Found {
+		all, err := Look(dir)
+		if err != nil || len(all) != 1 || all[0].Name != "web" {
+			t.Fatalf("%+v, %v", all, err)
+		}
+		return all[0]
+	}
+	if f := look(); f.Answers || f.PID != os.Getpid() || time.Since(f.Since) > time.Minute {
+		t.Errorf("before it listens: %+v", f)
+	}
+	l, err := c.Listen()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f := look(); !f.Answers || f.PID != os.Getpid() {
+		t.Errorf("while it listens: %+v", f)
+	}
+	_ = l.Close() // as the kernel does for one that was killed: the files stay
+	if f := look(); f.Answers || f.PID != os.Getpid() {
+		t.Errorf("killed: %+v", f)
+	}
+	if err := os.WriteFile(c.lock.Name(), []byte("x\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if f := look(); f.PID != 0 {
+		t.Errorf("a lock that cannot be read: %+v", f)
+	}
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if all, err := Look(dir); err != nil || len(all) != 0 {
+		t.Errorf("ended: %+v, %v", all, err)
 	}
 }
 
@@ -265,27 +333,6 @@ func TestAKilledLauncherIsNotRunning(t *testing.T) {
 	}
 	if err := <-stopped; err != nil && !errors.Is(err, ErrNotRunning) {
 		t.Errorf("the stop has %v", err)
-	}
-}
-
-func TestEventsOfAKilledLauncherEndWithAnError(t *testing.T) {
-	testkit.Leaks(t)
-	dir := short(t)
-	for _, err := range In(dir, "web").Events(t.Context(), 0, true) {
-		if !errors.Is(err, ErrNotRunning) {
-			t.Errorf("nobody runs: %v", err)
-		}
-	}
-	h := other(t, dir, "web")
-	h.says("holds")
-	var got []error
-	for e, err := range In(dir, "web").Events(t.Context(), 1, true) {
-		if got = append(got, err); e.Message == "begun" {
-			h.kill()
-		}
-	}
-	if len(got) != 2 || got[0] != nil || !errors.Is(got[1], ErrNotRunning) {
-		t.Errorf("errors %v", got)
 	}
 }
 

@@ -17,6 +17,8 @@ import "baton/internal/event"
 type Engine interface {
 	// Report is the present state; nil when the engine has ended.
 	Report() *event.Report
+	// Glance is Report without what workers use.
+	Glance() *event.Report
 	// Reload asks for a swap; done gets the one verdict on it, unless the engine
 	// ends first. With ifGeneration other than 0 it is superseded unless that
 	// generation serves.

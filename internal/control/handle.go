@@ -25,7 +25,7 @@ type endpoint struct {
 }
 
 var endpoints = map[string]endpoint{
-	"/v1/status":   {http.MethodGet, nil, (*Server).status},
+	"/v1/status":   {http.MethodGet, []string{"usage"}, (*Server).status},
 	"/v1/reload":   {http.MethodPost, []string{"if-generation", "wait"}, (*Server).reload},
 	"/v1/rollback": {http.MethodPost, []string{"wait"}, (*Server).rollback},
 	"/v1/promote":  {http.MethodPost, []string{"step"}, (*Server).promote},
@@ -188,9 +188,18 @@ func failed(w http.ResponseWriter, err error) {
 	}
 }
 
-func (s *Server) status(w http.ResponseWriter, r *http.Request, _ url.Values) {
+func (s *Server) status(w http.ResponseWriter, r *http.Request, q url.Values) {
+	usage, err := yes(q, "usage", true)
+	if err != nil {
+		fail(w, http.StatusBadRequest, "%v", err)
+		return
+	}
+	look := s.engine.Report
+	if !usage {
+		look = s.engine.Glance
+	}
 	report, err := ask(s, r, func() (*event.Report, error) {
-		report := s.engine.Report()
+		report := look()
 		if report == nil {
 			return nil, errEnded
 		}

@@ -22,6 +22,9 @@ func TestWhatIsAskedReachesTheEngine(t *testing.T) {
 		calls   string
 	}{
 		{"GET /v1/status", 200, `"listeners":[],"generations":[]`, ""},
+		{"GET /v1/status?usage=1", 200, `"listeners":[],"generations":[]`, ""},
+		{"GET /v1/status?usage=0", 200, `"verdict":"glanced"`, ""},
+		{"GET /v1/status?usage=no", 400, `usage is 0 or 1`, ""},
 		{"POST /v1/reload", 200, `{"outcome":"swapped","generation":2}`, "reload:0"},
 		{"POST /v1/reload?if-generation=7", 200, `{"outcome":"swapped","generation":2}`, "reload:7"},
 		{"POST /v1/reload?wait=0", 202, `{"accepted":true}`, "reload:0"},

@@ -78,9 +78,10 @@ type Report struct {
 	Stopping    bool         `json:"stopping,omitempty"`
 	Restarts    int          `json:"restarts"` // workers started in the place of others, since the launcher started
 	Listeners   []Listener   `json:"listeners"`
-	Generations []Generation `json:"generations"`        // the newest first
-	Releases    []Release    `json:"releases,omitempty"` // that a rollback can go back to, in the order in which it would
-	Verdict     string       `json:"verdict,omitempty"`  // of the last reload
+	Generations []Generation `json:"generations"`         // the newest first
+	Releases    []Release    `json:"releases,omitempty"`  // that a rollback can go back to, in the order in which it would
+	Verdict     string       `json:"verdict,omitempty"`   // of the last reload
+	Survivors   []int        `json:"survivors,omitempty"` // processes of workers that outlived a killed launcher
 }
 
 // The states of an application, as its users meet it.
@@ -89,8 +90,9 @@ const (
 	StateServing   = "serving"    // a worker that is ready receives new connections
 	StateWaiting   = "waiting"    // new connections wait: no worker is ready, one is about to be
 	StateCrashLoop = "crash-loop" // a worker is lost again and again
-	StateStopped   = "stopped"    // every worker has ended in a way after which it is left stopped
+	StateStopped   = "stopped"    // every worker has ended in a way after which it is left stopped; or, with no PID, it does not run
 	StateStopping  = "stopping"   // the launcher ends
+	StateDied      = "died"       // the launcher was killed; there is none that could say so itself
 )
 
 // Listener is one configured address.
@@ -103,16 +105,19 @@ type Listener struct {
 
 // Generation is one start of a release.
 type Generation struct {
-	Number    int         `json:"number"`
-	Phase     string      `json:"phase"`               // "preparing", "starting", "canary", "serving", "standby", "draining"
-	Release   int         `json:"release"`             // the generation that resolved what it runs: its own, or one that served before
-	Path      string      `json:"path,omitempty"`      // the executable
-	Directory string      `json:"directory,omitempty"` // resolved
-	Wanted    int         `json:"wanted"`              // workers it is to have
-	Looping   bool        `json:"looping,omitempty"`   // a worker is lost again and again
-	Stopped   []int       `json:"stopped,omitempty"`   // indexes of workers that were left stopped
-	Canary    *CanaryStep `json:"canary,omitempty"`
-	Workers   []Worker    `json:"workers"`
+	Number    int    `json:"number"`
+	Phase     string `json:"phase"`               // "preparing", "starting", "canary", "serving", "standby", "draining"
+	Release   int    `json:"release"`             // the generation that resolved what it runs: its own, or one that served before
+	Path      string `json:"path,omitempty"`      // the executable
+	Directory string `json:"directory,omitempty"` // resolved
+	Wanted    int    `json:"wanted"`              // workers it is to have
+	Looping   bool   `json:"looping,omitempty"`   // a worker is lost again and again
+	Stopped   []int  `json:"stopped,omitempty"`   // indexes of workers that were left stopped
+	// Environment names the variables that are other than those of the generation that
+	// served when this one was started: +NAME is new, -NAME gone, ~NAME has another value.
+	Environment []string    `json:"environment,omitempty"`
+	Canary      *CanaryStep `json:"canary,omitempty"`
+	Workers     []Worker    `json:"workers"`
 }
 
 // CanaryStep is the share that a generation has which does not serve yet. Steps is 0

@@ -13,11 +13,12 @@ import (
 	"baton/internal/event"
 )
 
-// operated is what the control socket needs of the engine. Each but Report posts to
+// operated is what the control socket needs of the engine. Each but Report and Glance posts to
 // the engine's goroutine and returns; the answer comes from there, unless the engine
 // ends first.
 type operated interface {
 	Report() *event.Report
+	Glance() *event.Report
 	Reload(done func(handoff.Verdict))
 	ReloadIf(generation int, done func(handoff.Verdict))
 	Rollback(done func(handoff.Verdict))
@@ -84,6 +85,11 @@ func (c *controlled) told(done func(event.Verdict)) func(handoff.Verdict) {
 func (c *controlled) Report() *event.Report {
 	c.asked()
 	return c.engine.Report()
+}
+
+func (c *controlled) Glance() *event.Report {
+	c.asked()
+	return c.engine.Glance()
 }
 
 func (c *controlled) Stop() { c.engine.Stop() }

@@ -186,6 +186,7 @@ func (a answers) Rollback(done func(handoff.Verdict)) {
 
 // What is not asked here.
 func (a answers) Report() *event.Report        { return nil }
+func (a answers) Glance() *event.Report        { return nil }
 func (a answers) Reload(func(handoff.Verdict)) {}
 func (a answers) Stop()                        {}
 func (a answers) End()                         {}

@@ -31,6 +31,8 @@ type Options struct {
 	// that begins to serve. One that was refused or rolled back is never heard
 	// of. It must not block.
 	Applied func(*config.Config)
+	// Observe, which may be nil, is told each event. It must not block.
+	Observe func(event.Event)
 	// Home, which may be nil, says where the control socket and the lock of the
 	// application's name lie. Without it, or when it cannot be used, there is
 	// neither: Run says so and goes on.
@@ -82,6 +84,7 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	defer name.leave(log)
+	name.clear(o, first, caught, log)
 	return engine(ctx, o, log, caught, newConfigs(first, o.Load), out, name)
 }
 
@@ -90,6 +93,8 @@ func engine(ctx context.Context, o Options, log *slog.Logger, caught *signals, c
 	var adapter *controlled
 	events := &control.Feed{}
 	beside := newBeside(c.first, log)
+	crew := newCrew(name.list(), log)
+	defer crew.close()
 	s := handoff.New(handoff.Options{
 		Name:   c.first.Name,
 		Load:   c.load,
@@ -99,8 +104,12 @@ func engine(ctx context.Context, o Options, log *slog.Logger, caught *signals, c
 			events.Add(e)
 			adapter.observe(e)
 			beside.hooks.Observe(e)
+			if o.Observe != nil {
+				o.Observe(e)
+			}
 			if e.Kind == event.Started {
 				caught.started(e.PID)
+				crew.started(e.PID)
 			}
 			if e.Kind == event.Gone || e.Kind == event.Serving {
 				go tidy() // ends by itself, in some milliseconds

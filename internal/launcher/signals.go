@@ -6,6 +6,7 @@ import (
 	"maps"
 	"os"
 	"os/signal"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -142,6 +143,13 @@ func (s *signals) take(c process.Caught) {
 	case s.some <- struct{}{}:
 	default: // told already
 	}
+}
+
+// ending reports whether one waits that asks the launcher to end.
+func (s *signals) ending() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.ContainsFunc(s.waiting, func(c process.Caught) bool { return slices.Contains(ends, os.Signal(c.Signal)) })
 }
 
 // next is the oldest signal that waits.

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math"
 	"os"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
@@ -45,6 +47,47 @@ func Usages(workers []*Process, pssAbove uint64) ([]Usage, []error) {
 		errs[i] = errors.Join(unseen[i], err)
 	}
 	return usages, errs
+}
+
+// UsagesOf is what processes that another one started use, each the leader of a group,
+// by their pids, of memory by resident size. It is for a quick look at many: a child of
+// theirs counts unless it is in a session of its own, for which every process of the
+// machine would have to be read, and not only asked for its numbers. What cannot be seen
+// is left out.
+func UsagesOf(pids []int) []Usage {
+	usages := make([]Usage, len(pids))
+	c := census{main: map[int]int{}, group: map[int]int{}, seen: map[int]seat{}, all: map[int]stat{}}
+	sessions := map[int]bool{}
+	for i, pid := range pids {
+		c.main[pid], c.group[pid] = i, i
+		if session, err := unix.Getsid(pid); err == nil {
+			sessions[session] = true
+		}
+	}
+	if len(sessions) == 0 {
+		return usages
+	}
+	all, _ := numbers("/proc")
+	var buf [1024]byte
+	for _, pid := range all {
+		if session, err := unix.Getsid(pid); err != nil || !sessions[session] {
+			continue
+		}
+		if s, ok, _ := readStatBy(pid, buf[:]); ok {
+			c.all[pid] = s
+		}
+	}
+	members := make([][]stat, len(pids))
+	for pid := range c.all {
+		if at := c.seat(pid, 0); at.taken {
+			members[at.worker] = append(members[at.worker], c.all[pid])
+		}
+	}
+	for i := range members {
+		slices.SortFunc(members[i], func(a, b stat) int { return c.seen[a.pid].below - c.seen[b.pid].below })
+		usages[i], _ = measure(members[i], math.MaxUint64) // documented
+	}
+	return usages
 }
 
 // spend keeps the CPU time from falling.

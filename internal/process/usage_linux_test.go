@@ -345,6 +345,21 @@ func TestManyWorkersAreLookedAtTogether(t *testing.T) {
 	}
 }
 
+// Who is not the parent sees the same.
+func TestTheUsageOfSomebodyElsesProcesses(t *testing.T) {
+	p := start(t, resolve(t, target(t, "parent", "stay")))
+	p.number(t)
+	p.line(t)
+	own := usage(t, p, math.MaxUint64)
+	all := UsagesOf([]int{p.PID(), 1<<22 + 1})
+	if got := all[0]; got.Processes != 2 || own.Processes != 2 || got.Resident < own.Resident/2 || got.Proportional != got.Resident || all[1].Processes != 0 {
+		t.Errorf("%+v, want %+v and nothing", all, own)
+	}
+	if len(UsagesOf(nil)) != 0 {
+		t.Error("nobody was asked for")
+	}
+}
+
 // A parent is read before its child, in whatever order they are listed and numbered.
 func TestParentsAreListedBeforeTheirChildren(t *testing.T) {
 	c := census{main: map[int]int{50: 0}, group: map[int]int{50: 0, 90: 1}, seen: map[int]seat{}, all: map[int]stat{

@@ -1,0 +1,235 @@
+package cli
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"baton/internal/apps"
+	"baton/internal/control"
+	"baton/internal/event"
+	"baton/internal/process"
+)
+
+// begin starts an application in the background and waits for what comes of it. before
+// is what was known of it, which stays known when it does not come to serve.
+func (p *program) begin(ctx context.Context, r apps.Registry, a, before apps.App) outcome {
+	switch pid, runs, err := answers(ctx, a.Name); {
+	case err != nil:
+		return failure(a.Name, err)
+	case runs:
+		taken := &control.TakenError{Name: a.Name, PID: pid}
+		o := failure(a.Name, &exit{code: Busy, err: taken, hint: "baton reload " + a.Name + " swaps it, baton restart " + a.Name + " starts it anew"})
+		o.Outcome, o.PID = outcomeRuns, pid
+		return o
+	}
+	// Before it runs: whoever ends this command leaves what is known behind.
+	if err := remember(r, a); err != nil {
+		return failure(a.Name, err)
+	}
+	o, err := p.launch(ctx, a)
+	if err != nil {
+		o = failure(a.Name, err)
+	}
+	if o.Outcome == outcomeFailed {
+		err := r.Remove(a.Name)
+		if before.Name != "" {
+			err = r.Put(before)
+		}
+		if err != nil {
+			o.hint = strings.TrimSpace(o.hint + "; " + err.Error())
+		}
+	}
+	return o
+}
+
+// launch starts the launcher and hears from it until it serves or ends.
+func (p *program) launch(ctx context.Context, a apps.App) (outcome, error) {
+	log, err := openLog(a.Name)
+	if err != nil {
+		return outcome{}, err
+	}
+	defer log.Close() // the launcher has its own
+	from, err := log.Seek(0, io.SeekEnd)
+	if err != nil {
+		return outcome{}, err
+	}
+	env, err := launching(a)
+	if err != nil {
+		return outcome{}, err
+	}
+	heard, told, err := os.Pipe()
+	if err != nil {
+		return outcome{}, err
+	}
+	defer heard.Close() // read only
+	begun, err := process.Background{
+		Args: append([]string{"baton", "run", "--" + background}, runArgs(a)...), Env: env, Dir: a.Directory,
+		Output: int(log.Fd()), Told: int(told.Fd()),
+	}.Start()
+	_ = told.Close() // likewise; its other end is only then the launcher's
+	if err != nil {
+		return outcome{}, err
+	}
+	w := &waiting{name: a.Name, begun: begun, progress: p.progress()}
+	o := w.hear(ctx, heard)
+	w.progress.done()
+	o.Name, o.Log = a.Name, log.Name()
+	if o.Outcome == outcomeFailed {
+		if o.text == "" {
+			o.lost(begun, lastLines(log.Name(), from))
+		}
+		o.hint = strings.TrimPrefix(o.hint+"; its log: "+log.Name(), "; ")
+	}
+	return o, nil
+}
+
+// waiting is the wait for a launcher to serve.
+type waiting struct {
+	name     string
+	begun    *process.Begun
+	progress *progress
+
+	patience time.Duration
+	workers  map[int]bool // started, and whether they are ready
+	failed   *event.Event // the newcomer
+}
+
+// hear returns what comes of it. The launcher goes on whatever becomes of ctx.
+func (w *waiting) hear(ctx context.Context, from io.Reader) outcome {
+	lines, left := make(chan news), make(chan struct{})
+	defer close(left)
+	go func() { // ends with the pipe, which is closed at both ends
+		defer close(lines)
+		read := json.NewDecoder(bufio.NewReader(from))
+		for {
+			var n news
+			if read.Decode(&n) != nil {
+				return
+			}
+			select {
+			case lines <- n:
+			case <-left:
+				return
+			}
+		}
+	}()
+	w.patience, w.workers = startMargin+time.Minute, map[int]bool{}
+	quiet := time.NewTimer(w.patience)
+	look := time.NewTicker(lookAgain)
+	defer look.Stop()
+	doing := w.name + ": starting"
+	for {
+		w.progress.say(doing)
+		select {
+		case n, open := <-lines:
+			if !open {
+				return w.end(nil)
+			}
+			if n.Ended != nil {
+				return w.end(n.Ended)
+			}
+			if text := w.note(n); text != "" {
+				doing = text
+			}
+			if n.Event != nil && n.Event.Kind == event.Serving {
+				return outcome{Outcome: outcomeServing, PID: w.begun.PID}
+			}
+			quiet.Reset(w.patience)
+		case <-look.C:
+		case <-quiet.C:
+			return outcome{
+				Outcome: outcomeStarting, PID: w.begun.PID, code: Failed,
+				text: fmt.Sprintf("baton: %s: still starting, with pid %d, and quiet for %v", w.name, w.begun.PID, w.patience),
+				hint: "it goes on: baton status " + w.name + " tells how, baton stop " + w.name + " ends it",
+			}
+		case <-ctx.Done():
+			return outcome{Outcome: outcomeStarting, PID: w.begun.PID, code: Failed, text: "baton: " + w.name + ": " + context.Cause(ctx).Error()}
+		}
+	}
+}
+
+// note takes in what was told, and says what is under way.
+func (w *waiting) note(n news) string {
+	if n.Begun != nil {
+		w.patience = n.Begun.Patience
+	}
+	if n.Event == nil {
+		return ""
+	}
+	switch e := *n.Event; e.Kind {
+	case event.Started:
+		w.workers[e.Worker] = false
+	case event.Ready:
+		w.workers[e.Worker] = true
+	case event.RolledBack:
+		w.failed = &e
+		return ""
+	case event.Finding:
+		return w.name + ": " + e.Message
+	default:
+		return ""
+	}
+	ready := 0
+	for _, is := range w.workers {
+		if is {
+			ready++
+		}
+	}
+	return fmt.Sprintf("%s: starting, %d/%d ready", w.name, ready, len(w.workers))
+}
+
+// end is the outcome of a launcher that has ended or is about to.
+func (w *waiting) end(e *ended) outcome {
+	code := Code(w.begun.Code()) // of the process, which ends behind its last words
+	o := outcome{Outcome: outcomeFailed, code: code}
+	if code < Failed || code > Busy {
+		o.code = Failed
+	}
+	if e == nil {
+		return o
+	}
+	if o.text, o.hint = e.Text, e.Hint; o.text != "" {
+		if rest, ok := strings.CutPrefix(o.text, "baton: "); ok {
+			o.Reason, o.text = rest, "baton: "+w.name+": "+rest
+		} else {
+			o.Reason = o.text
+		}
+	}
+	if w.failed != nil {
+		o.Tail = w.failed.Tail
+	}
+	return o
+}
+
+// lost is a launcher that ended without a word: its log has what there is.
+func (o *outcome) lost(begun *process.Begun, lines []string) {
+	o.Reason = fmt.Sprintf("the launcher ended with %d before anything served", begun.Code())
+	o.text, o.Tail = "baton: "+o.Name+": "+o.Reason, lines
+}
+
+// lastLines are the last of a file from a place on.
+func lastLines(path string, from int64) []string {
+	const most = 10
+	f, err := os.Open(path)
+	if err != nil {
+		return nil
+	}
+	defer f.Close() // read only
+	info, err := f.Stat()
+	if err != nil {
+		return nil
+	}
+	from = max(from, info.Size()-64<<10)
+	text, err := io.ReadAll(io.NewSectionReader(f, from, info.Size()-from))
+	if err != nil {
+		return nil
+	}
+	lines := strings.Split(strings.TrimRight(string(text), "\n"), "\n")
+	return lines[max(0, len(lines)-most):]
+}

@@ -1,0 +1,251 @@
+package launcher
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"baton/internal/config"
+	"baton/internal/control"
+	"baton/internal/event"
+	"baton/internal/process"
+
+	"github.com/google/renameio/v2"
+)
+
+// A launcher that is killed leaves its workers: they serve what they have, and who
+// takes up the name next would share their port with them. So each launcher keeps the
+// marks of its workers in a file beside its socket, and the next one of the name ends
+// what is left of those.
+
+// crewSuffix of that file.
+const crewSuffix = ".workers"
+
+// crewFile is what it holds.
+type crewFile struct {
+	Boot    string         `json:"boot"` // process.Boot
+	Workers []process.Mark `json:"workers"`
+}
+
+// crew keeps the file.
+type crew struct {
+	path string
+	log  *slog.Logger
+	kick chan struct{}
+	done chan struct{}
+
+	mu     sync.Mutex
+	fresh  []int // started, not looked at yet
+	marks  []process.Mark
+	closed bool
+}
+
+// newCrew begins to keep the file. Without a path there is none.
+func newCrew(path string, log *slog.Logger) *crew {
+	c := &crew{path: path, log: log, kick: make(chan struct{}, 1), done: make(chan struct{})}
+	go c.keep() // ends with close
+	return c
+}
+
+// started notes a worker. It waits for nobody.
+func (c *crew) started(pid int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed || c.path == "" {
+		return
+	}
+	c.fresh = append(c.fresh, pid)
+	select {
+	case c.kick <- struct{}{}:
+	default: // told already
+	}
+}
+
+// close takes the file away: the workers have ended.
+func (c *crew) close() {
+	c.mu.Lock()
+	c.closed = true
+	close(c.kick)
+	c.mu.Unlock()
+	<-c.done
+	if c.path == "" {
+		return
+	}
+	if err := os.Remove(c.path); err != nil && !errors.Is(err, fs.ErrNotExist) { // no worker was ever started
+		c.log.Warn("the list of workers is left behind: " + err.Error())
+	}
+}
+
+func (c *crew) keep() {
+	defer close(c.done)
+	said := false
+	for range c.kick {
+		if err := c.write(); err != nil && !said {
+			said = true
+			c.log.Warn("the list of workers is not kept; a killed launcher's would not be found: " + err.Error())
+		}
+	}
+}
+
+// write adds who is new and leaves out who has ended. Only a child of this process that
+// leads its group is a worker: a number that is another's by now never is.
+func (c *crew) write() error {
+	c.mu.Lock()
+	pids := c.fresh
+	c.fresh = nil
+	c.mu.Unlock()
+	for _, m := range c.marks {
+		pids = append(pids, m.PID)
+	}
+	self := os.Getpid()
+	var marks []process.Mark
+	seen := map[int]bool{}
+	for _, pid := range pids {
+		m, ok, err := process.MarkOf(pid)
+		if err == nil && ok && m.Parent == self && m.Group == pid && !seen[pid] {
+			marks = append(marks, m)
+		} else if err == nil && !ok && !seen[pid] {
+			// Its group may have others; Left tells whose the number is.
+			marks = append(marks, ofGroup(c.marks, pid)...)
+		}
+		seen[pid] = true
+	}
+	c.marks = marks
+	text, err := json.Marshal(crewFile{Boot: process.Boot(), Workers: marks})
+	if err != nil {
+		return err
+	}
+	return renameio.WriteFile(c.path, append(text, '\n'), 0o600, renameio.IgnoreUmask())
+}
+
+// ofGroup is the mark of a worker that has ended, while its group has others.
+func ofGroup(marks []process.Mark, pid int) []process.Mark {
+	for _, m := range marks {
+		if m.PID != pid {
+			continue
+		}
+		if left, err := process.Left([]process.Mark{m}); err != nil || len(left) > 0 {
+			return []process.Mark{m}
+		}
+	}
+	return nil
+}
+
+// Left are the processes that a launcher of that name left which was killed. While one
+// runs they are its workers.
+func Left(home, name string) ([]process.Mark, error) {
+	path := control.Beside(home, name, crewSuffix)
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var f crewFile
+	if err := json.Unmarshal(text, &f); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	if f.Boot != process.Boot() {
+		return nil, nil
+	}
+	return process.Left(f.Workers)
+}
+
+// Ending is how what is left is ended.
+type Ending struct {
+	Signal syscall.Signal       // first
+	Grace  time.Duration        // until KILL
+	Hurry  func() bool          // asked now and then: KILL now; nil: never
+	Found  func([]process.Mark) // told whom there is to end, if anybody; nil: nobody is
+}
+
+// EndLeft ends them, and returns when they have ended. The name must be claimed, or
+// whoever claims it meanwhile has its workers ended.
+func EndLeft(home, name string, by Ending) error {
+	left, err := Left(home, name)
+	if err != nil || len(left) == 0 {
+		return err
+	}
+	if by.Found != nil {
+		by.Found(left)
+	}
+	look := time.NewTicker(20 * time.Millisecond)
+	defer look.Stop()
+	sig, limit, killed := by.Signal, time.Now().Add(by.Grace), false
+	for {
+		var failed error
+		for _, m := range left {
+			if sig != 0 {
+				failed = errors.Join(failed, m.Signal(sig))
+			}
+		}
+		sig = 0
+		<-look.C
+		if left, err = Left(home, name); err != nil || len(left) == 0 {
+			return err
+		}
+		switch late := time.Now().After(limit); {
+		case killed && (late || failed != nil):
+			return errors.Join(failed, fmt.Errorf("process %d, which a killed launcher left, does not end", left[0].PID))
+		case !killed && (late || by.Hurry != nil && by.Hurry()):
+			sig, limit, killed = syscall.SIGKILL, time.Now().Add(killTime), true
+		}
+	}
+}
+
+// ForgetLeft takes away the list of who was left.
+func ForgetLeft(home, name string) error {
+	err := os.Remove(control.Beside(home, name, crewSuffix))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// killTime is more than the kernel takes to end a process that can be ended.
+const killTime = 5 * time.Second
+
+// list is where the workers are listed; "" when nothing claims the name.
+func (c *claim) list() string {
+	if c.Claim == nil {
+		return ""
+	}
+	return c.Beside(crewSuffix)
+}
+
+// clear ends what a killed launcher of the name has left, before anything is bound.
+func (c *claim) clear(o Options, first *config.Config, caught *signals, log *slog.Logger) {
+	if c.Claim == nil {
+		return
+	}
+	err := EndLeft(c.Dir(), first.Name, Ending{
+		Signal: first.Handoff.DrainLadder()[0].Signal, Grace: first.Handoff.DrainTimeout, Hurry: caught.ending,
+		Found: func(left []process.Mark) {
+			e := event.Event{Time: time.Now(), Kind: event.Finding, Message: "a killed launcher of this name left processes, which are ended: " + pids(left)}
+			record(log, e)
+			if o.Observe != nil {
+				o.Observe(e)
+			}
+		},
+	})
+	if err != nil {
+		log.Warn(err.Error())
+	}
+}
+
+func pids(marks []process.Mark) string {
+	words := make([]string, len(marks))
+	for i, m := range marks {
+		words[i] = strconv.Itoa(m.PID)
+	}
+	return strings.Join(words, ", ")
+}
