@@ -73,6 +73,10 @@ type program struct {
 // name.
 func Main(args []string, stdout, stderr *os.File) int {
 	p := &program{args: args, stdout: stdout, stderr: stderr}
+	if len(args) > 1 && args[1] == completeWord {
+		p.complete(args[2:])
+		return int(Done)
+	}
 	app := p.app()
 	return int(p.report(app.RunContext(context.Background(), arrange(args, app.Commands))))
 }
@@ -101,6 +105,8 @@ func (p *program) commands() []*cli.Command {
 		p.initCommand(),
 		p.importCommand(),
 		p.demoCommand(),
+		p.completionCommand(),
+		p.manCommand(),
 		p.versionCommand(),
 	}
 }

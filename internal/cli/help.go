@@ -25,6 +25,7 @@ type verb struct {
 // command makes a Command of a verb, its flags and what it does.
 func command(v verb, flags []cli.Flag, action cli.ActionFunc) *cli.Command {
 	c := &cli.Command{Name: v.name, Aliases: v.also, Usage: v.does, ArgsUsage: v.line, Flags: flags, Action: action}
+	c.Description, c.UsageText = strings.TrimSpace(v.text), codeHelp(append([]Code{Done, Failed, Usage}, v.ends...)) // for the manual
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s\n\nUsage:\n", wrap(sentence(v.does), "", ""))
 	fmt.Fprintf(&b, "%s\n", wrap("baton "+v.name+" "+v.line, "  ", "      "))

@@ -19,10 +19,14 @@ func logger(w *os.File, format string, level *slog.LevelVar) *slog.Logger {
 	return slog.New(tint.NewHandler(w, &tint.Options{
 		Level:      level,
 		TimeFormat: "15:04:05.000",
-		// https://no-color.org: set and not empty. A file asked to hold text is not to
-		// hold escapes either.
-		NoColor: os.Getenv("NO_COLOR") != "" || os.Getenv("TERM") == "dumb" || !isTerminal(w),
+		NoColor:    !coloured(w),
 	}))
+}
+
+// coloured reports whether what is written there may have colours, and other things
+// that a terminal alone understands. https://no-color.org: set and not empty.
+func coloured(w *os.File) bool {
+	return os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" && isTerminal(w)
 }
 
 // setLevel follows the configuration; its words are slog's.
