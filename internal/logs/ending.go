@@ -20,19 +20,14 @@ const window = 4 * markEvery
 
 func ending(f *os.File) (e end, err error) {
 	info, err := f.Stat()
-	if err != nil {
+	if err != nil || info.Size() == 0 {
 		return e, err
 	}
-	if e.size = info.Size(); e.size == 0 {
-		return e, nil
-	}
-	from := max(0, e.size-window)
-	tail := make([]byte, e.size-from)
-	if _, err := f.ReadAt(tail, from); err != nil && err != io.EOF {
+	if e.size, e.number, err = wholeLines(f, info.Size()); err != nil {
 		return e, err
 	}
-	if whole := bytes.LastIndexByte(tail, '\n') + 1; whole < len(tail) {
-		e.torn, e.size, tail = true, from+int64(whole), tail[:whole]
+	if e.size < info.Size() {
+		e.torn = true
 		if err := f.Truncate(e.size); err != nil {
 			return e, err
 		}
@@ -43,15 +38,29 @@ func ending(f *os.File) (e end, err error) {
 	if e.first = firstTime(f); e.first.IsZero() {
 		e.first = info.ModTime()
 	}
+	return e, nil
+}
+
+// wholeLines is where the last whole line ends in the first size bytes of a file, and
+// the number that the record behind it has; 0: not known.
+func wholeLines(f io.ReaderAt, size int64) (end, next int64, err error) {
+	from := max(0, size-window)
+	tail := make([]byte, size-from)
+	n, err := f.ReadAt(tail, from)
+	if err != nil && err != io.EOF {
+		return 0, 0, err
+	}
+	tail = tail[:bytes.LastIndexByte(tail[:n], '\n')+1]
+	end = from + int64(len(tail))
 	mark := bytes.LastIndex(tail, []byte("\n{\"n\":")) + 1
-	if mark > 0 || from == 0 {
+	if len(tail) > 0 && (mark > 0 || from == 0) {
 		line, rest, _ := bytes.Cut(tail[mark:], []byte{'\n'})
 		var r Record
 		if r.parse(line) && r.Number > 0 {
-			e.number = r.Number + 1 + int64(bytes.Count(rest, []byte{'\n'}))
+			next = r.Number + 1 + int64(bytes.Count(rest, []byte{'\n'}))
 		}
 	}
-	return e, nil
+	return end, next, nil
 }
 
 // firstTime is the time of a file's first record.

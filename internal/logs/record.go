@@ -34,7 +34,10 @@ type Record struct {
 	Binary     bool   // "b64"
 	Dropped    int64  // "drop": so many lines are missing here
 	Number     int64  // "n"; 0: not given
+	Always     bool   // the reader's own comment, which no filter hides
 	JSON       []byte // as it stands in the file, without the newline
+
+	seen time.Time // when a follower came to it
 }
 
 // stampForm is RFC 3339 with all nine digits.
