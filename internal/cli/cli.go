@@ -88,6 +88,8 @@ func (p *program) commands() []*cli.Command {
 		p.abortCommand(),
 		p.scaleCommand(),
 		p.stopCommand(),
+		p.logsCommand(),
+		p.flushCommand(),
 		p.checkCommand(),
 		p.initCommand(),
 		p.demoCommand(),

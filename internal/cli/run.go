@@ -81,6 +81,7 @@ func (p *program) run(c *cli.Context) error {
 		},
 		Applied: func(cfg *config.Config) { setLevel(&level, cfg) },
 		Home:    control.Home,
+		Logs:    control.Logs,
 		Stdout:  p.stdout,
 		Stderr:  p.stderr,
 		Log:     logger(p.stderr, first.Log.Format, &level),

@@ -31,7 +31,7 @@ func (r *rules) check() {
 	r.checkRestart()
 	r.checkWatch()
 	r.checkHooks()
-	r.oneOf(r.root.find("logs", "output"), r.c.Logs.Output, "pass", "inherit")
+	r.checkLogs()
 	r.oneOf(r.root.find("log", "format"), r.c.Log.Format, "auto", "text", "json")
 	r.oneOf(r.root.find("log", "level"), r.c.Log.Level, "debug", "info", "warn", "error")
 }

@@ -45,6 +45,9 @@ func (e *Error) Error() string { return e.Message }
 // Busy reports whether the same may be asked again later.
 func (e *Error) Busy() bool { return e.Status == http.StatusServiceUnavailable }
 
+// Nothing reports whether there is nothing that it could be done to: a canary, a log.
+func (e *Error) Nothing() bool { return e.Status == http.StatusConflict }
+
 // Status is the present state.
 func (c *Client) Status(ctx context.Context) (*event.Report, error) {
 	var report event.Report
@@ -124,6 +127,16 @@ func (c *Client) Stop(ctx context.Context, now bool) error {
 		}
 		return err
 	})
+}
+
+// Reopen has the launcher open the files again to which it writes its workers' output.
+func (c *Client) Reopen(ctx context.Context) error {
+	return c.call(ctx, http.MethodPost, "reopen", nil, nil)
+}
+
+// Flush empties what is kept of the workers' output.
+func (c *Client) Flush(ctx context.Context) error {
+	return c.call(ctx, http.MethodPost, "flush", nil, nil)
 }
 
 // call decodes the answer into what, if that is not nil.

@@ -32,6 +32,8 @@ var endpoints = map[string]endpoint{
 	"/v1/abort":    {http.MethodPost, nil, (*Server).abort},
 	"/v1/scale":    {http.MethodPost, []string{"workers"}, (*Server).scale},
 	"/v1/stop":     {http.MethodPost, []string{"now", "wait"}, (*Server).stop},
+	"/v1/reopen":   {http.MethodPost, nil, (*Server).reopenLogs},
+	"/v1/flush":    {http.MethodPost, nil, (*Server).flushLogs},
 }
 
 // problem is the JSON of every error.
@@ -312,6 +314,22 @@ func (s *Server) promote(w http.ResponseWriter, r *http.Request, q url.Values) {
 
 func (s *Server) abort(w http.ResponseWriter, r *http.Request, _ url.Values) {
 	s.do(w, r, s.engine.Abort)
+}
+
+func (s *Server) reopenLogs(w http.ResponseWriter, r *http.Request, _ url.Values) {
+	s.logs(w, r, s.o.Reopen)
+}
+
+func (s *Server) flushLogs(w http.ResponseWriter, r *http.Request, _ url.Values) {
+	s.logs(w, r, s.o.Flush)
+}
+
+func (s *Server) logs(w http.ResponseWriter, r *http.Request, f func() error) {
+	if f == nil {
+		fail(w, http.StatusConflict, "no log is kept: what the workers write passes through")
+		return
+	}
+	s.do(w, r, f)
 }
 
 func (s *Server) do(w http.ResponseWriter, r *http.Request, f func() error) {

@@ -46,7 +46,7 @@ func hold(dir, name string) int {
 		return 1
 	}
 	e := newEngine()
-	s := New(e, slog.New(slog.DiscardHandler))
+	s := New(e, Options{Log: slog.New(slog.DiscardHandler)})
 	go func() { _ = s.Serve(l) }() // ends with the process
 	fmt.Println("holds")
 	<-e.ended
@@ -213,7 +213,7 @@ func serve(t *testing.T, but ...func(*Server)) *served {
 	}
 	e := newEngine()
 	s := &served{
-		Server: New(e, slog.New(slog.DiscardHandler)), Client: In(dir, "web"),
+		Server: New(e, Options{Log: slog.New(slog.DiscardHandler)}), Client: In(dir, "web"),
 		t: t, engine: e, path: filepath.Join(dir, "web.sock"), done: make(chan error, 1),
 	}
 	for _, change := range but {

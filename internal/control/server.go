@@ -29,7 +29,7 @@ const (
 // Server answers on one control socket. Make it with New.
 type Server struct {
 	engine Engine
-	log    *slog.Logger
+	o      Options
 	http   http.Server
 	waits  chan struct{} // holds one for each request that waits
 	calls  chan struct{} // holds one for each call of the engine
@@ -42,10 +42,18 @@ type Server struct {
 	shut   bool
 }
 
+// Options are what a Server has besides its engine.
+type Options struct {
+	Log *slog.Logger
+	// Reopen opens the files of the workers' output again, after somebody moved them;
+	// Flush empties them. Either is nil where no output is kept.
+	Reopen, Flush func() error
+}
+
 // New returns a Server of an engine. It lets in root and the user of this process.
-func New(e Engine, log *slog.Logger) *Server {
+func New(e Engine, o Options) *Server {
 	s := &Server{
-		engine: e, log: log, guests: make(map[*guest]struct{}),
+		engine: e, o: o, guests: make(map[*guest]struct{}),
 		waits: make(chan struct{}, maxWaits), calls: make(chan struct{}, maxCalls), quiet: make(chan struct{}),
 	}
 	var one http.Protocols
@@ -53,7 +61,7 @@ func New(e Engine, log *slog.Logger) *Server {
 	s.http = http.Server{
 		Handler: http.HandlerFunc(s.handle), Protocols: &one,
 		ReadTimeout: headerTime, IdleTimeout: idleTime, MaxHeaderBytes: maxHeader,
-		ErrorLog:    slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+		ErrorLog:    slog.NewLogLogger(o.Log.Handler(), slog.LevelWarn),
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, guestKey{}, c) },
 	}
 	return s
@@ -162,10 +170,10 @@ func (s *Server) admit(c net.Conn) *guest {
 	}
 	switch uid, err := peer(u); {
 	case err != nil:
-		s.log.Warn("control socket: a peer is refused", "reason", err.Error())
+		s.o.Log.Warn("control socket: a peer is refused", "reason", err.Error())
 		return nil
 	case uid != 0 && uid != os.Geteuid():
-		s.log.Warn("control socket: a peer is refused, being neither root nor the launcher's user", "uid", uid)
+		s.o.Log.Warn("control socket: a peer is refused, being neither root nor the launcher's user", "uid", uid)
 		return nil
 	}
 	g := &guest{Conn: c, s: s, since: time.Now()}

@@ -166,16 +166,17 @@ func take(o Options, name string, log *slog.Logger) (*claim, error) {
 }
 
 // serve answers on the control socket until leave.
-func (c *claim) serve(e control.Engine, log *slog.Logger) {
+func (c *claim) serve(e control.Engine, o control.Options) {
 	if c.Claim == nil {
 		return
 	}
+	log := o.Log
 	l, err := c.Listen()
 	if err != nil {
 		log.Warn("no control socket: " + err.Error())
 		return
 	}
-	c.server, c.done = control.New(e, log), make(chan struct{})
+	c.server, c.done = control.New(e, o), make(chan struct{})
 	go func() { // ends with leave
 		defer close(c.done)
 		if err := c.server.Serve(l); err != nil {

@@ -254,7 +254,7 @@ func TestTakingTheName(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c.serve(&controlled{ended: make(chan struct{})}, logger)
+		c.serve(&controlled{ended: make(chan struct{})}, control.Options{Log: logger})
 		c.leave(logger)
 		if text := log.String(); strings.Count(text, "\n") != 1 || !strings.Contains(text, `level=WARN msg="no control socket: `) {
 			t.Errorf("the log has %q", text)

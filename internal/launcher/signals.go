@@ -172,8 +172,9 @@ func (s *signals) recent(pid int) bool {
 }
 
 // obey does what signals ask for until done is closed. It waits for nobody but the
-// engine.
-func (s *signals) obey(done <-chan struct{}, engine supervisor, log *slog.Logger) {
+// engine. reopen, which may be nil, has the workers' output written to files opened
+// afresh.
+func (s *signals) obey(done <-chan struct{}, engine supervisor, reopen func(), log *slog.Logger) {
 	from := &senders{engine: engine, started: s.recent, log: log, done: done}
 	stops := 0
 	for {
@@ -205,6 +206,12 @@ func (s *signals) obey(done <-chan struct{}, engine supervisor, log *slog.Logger
 						log.Warn("the number of workers stays", "signal", c.Signal.String(), "error", err)
 					}
 				})
+			case syscall.SIGUSR1:
+				if reopen != nil {
+					reopen()
+				} else {
+					log.Info("there are no files to open again: no output is captured", "signal", c.Signal.String())
+				}
 			default:
 				log.Warn("signal not acted on", "signal", c.Signal.String())
 			}

@@ -473,38 +473,40 @@ func (s *Store) fit(records []byte) (int, error) {
 
 const numberHead = `{"n":9223372036854775807,`
 
-// append writes records, the first with its number now and then. What cannot be written
-// as a whole is taken back.
+// append writes records, the first with its number now and then, and returns how much of
+// them is there.
 func (s *Store) append(records []byte) (n int, err error) {
-	head, rest := 0, records
 	if s.size == 0 || s.marked >= markEvery {
-		h := append(strconv.AppendInt([]byte(`{"n":`), s.number, 10), ',')
-		s.marked = 0
-		if head, err = s.f.Write(h); err == nil {
-			rest = records[1:]
+		end := bytes.IndexByte(records, '\n') + 1
+		head := append(strconv.AppendInt([]byte(`{"n":`), s.number, 10), ',')
+		if _, err := s.writeWhole(append(head, records[1:end]...)); err != nil {
+			return 0, err
 		}
+		s.marked, n = 0, end
 	}
-	if err == nil {
-		n, err = s.f.Write(rest)
-		n += len(records) - len(rest)
+	more, err := s.writeWhole(records[n:])
+	return n + more, err
+}
+
+// writeWhole writes records; half a record that could not be written as a whole is taken
+// back.
+func (s *Store) writeWhole(records []byte) (n int, err error) {
+	if len(records) == 0 {
+		return 0, nil
 	}
-	if err != nil {
-		if n = bytes.LastIndexByte(records[:n], '\n') + 1; n == 0 {
-			head = 0
-		}
+	if n, err = s.f.Write(records); err != nil {
+		n = bytes.LastIndexByte(records[:n], '\n') + 1
 		s.marked = markEvery
-		if terr := s.f.Truncate(s.size + int64(head+n-min(head, 1))); terr != nil {
+		if terr := s.f.Truncate(s.size + int64(n)); terr != nil {
 			s.shut() // opening it removes what is torn
 		}
 	}
-	if n > 0 {
-		if s.size == 0 {
-			s.first = time.Now()
-		}
-		s.size += int64(n + head - min(head, 1))
-		s.marked += int64(n)
-		s.number += int64(bytes.Count(records[:n], []byte{'\n'}))
+	if s.size == 0 && n > 0 {
+		s.first = time.Now()
 	}
+	s.size += int64(n)
+	s.marked += int64(n)
+	s.number += int64(bytes.Count(records[:n], []byte{'\n'}))
 	return n, err
 }
 

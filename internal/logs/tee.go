@@ -43,13 +43,15 @@ func (t *Tee) Handle(ctx context.Context, r slog.Record) error {
 		var b strings.Builder
 		b.WriteString(r.Message)
 		add := func(a slog.Attr) bool {
+			value := a.Value.Resolve().String()
 			switch {
-			case a.Key == "event": // the message says it in words
 			case a.Key == "tail": // these lines are in the store themselves
+			case a.Key == "event", a.Key == "worker", a.Key == "slot": // the message says it in words
 			case a.Key == "generation" && a.Value.Kind() == slog.KindInt64:
 				generation = int(a.Value.Int64())
+			case value != "" && strings.Contains(r.Message, value):
 			default:
-				b.WriteString(" " + a.Key + "=" + quote(a.Value.Resolve().String()))
+				b.WriteString(" " + a.Key + "=" + quote(value))
 			}
 			return true
 		}
