@@ -333,6 +333,7 @@ func (h *history) close() {
 
 // step goes on to the next record that is wanted.
 func (h *history) step() error {
+	h.has = false
 	for {
 		if len(h.kept) > 0 {
 			h.own, h.kept = h.kept[0], h.kept[1:]
@@ -340,7 +341,6 @@ func (h *history) step() error {
 			return nil
 		}
 		if h.done {
-			h.has = false
 			return nil
 		}
 		if h.p == nil {
