@@ -167,7 +167,7 @@ func logged(c *cli.Context, dir string) (func() ([]logs.Source, error), error) {
 			return nil, usage("", "%q is no name of an application", name)
 		}
 		s := logs.Source{App: name, Directory: logs.Directory(dir, name)}
-		if !s.Exists() {
+		if _, err := os.Stat(s.Directory); !s.Exists() && !(err == nil && c.Bool("follow")) {
 			return nil, noLog(name, dir)
 		}
 		if !slices.Contains(sources, s) {

@@ -57,7 +57,7 @@ func wholeLines(f io.ReaderAt, size int64) (end, next int64, err error) {
 		line, rest, _ := bytes.Cut(tail[mark:], []byte{'\n'})
 		var r Record
 		if r.parse(line) && r.Number > 0 {
-			next = r.Number + 1 + int64(bytes.Count(rest, []byte{'\n'}))
+			next = r.Number + max(1, r.Dropped) + linesOf(rest)
 		}
 	}
 	return end, next, nil

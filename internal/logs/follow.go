@@ -42,7 +42,7 @@ func (c *count) see(r *Record) (lost int64) {
 		c.next = r.Number
 	}
 	if c.next > 0 {
-		c.next++
+		c.next += max(1, r.Dropped)
 	}
 	return lost
 }

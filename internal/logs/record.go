@@ -18,7 +18,8 @@ const (
 //
 //	{"t":"2026-11-29T14:00:00.123456789Z","s":"out","g":3,"w":0,"pid":123,"l":"text"}
 //
-// The first of a file begins with "n", its number since the store was begun. What is
+// The first of a file begins with "n", the number of its line
+// since the store was begun, in which those that were dropped count too; so has one about every mebibyte. What is
 // not text has "b64", and "l" is base64. Launchers write these objects with the keys in
 // that order and no blanks; a reader takes any order.
 type Record struct {
@@ -219,9 +220,9 @@ func appendEnd(b []byte, more, binary bool) []byte {
 	return append(b, '}', '\n')
 }
 
-// missing is how many lines are lost with these records: each, and those that are said
-// to be missing among them.
-func missing(records []byte) int64 {
+// linesOf is how many lines records stand for: one each, and those that one says to be
+// missing in its place.
+func linesOf(records []byte) int64 {
 	n := int64(bytes.Count(records, []byte{'\n'}))
 	for {
 		i := bytes.Index(records, []byte(dropMark))

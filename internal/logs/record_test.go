@@ -117,7 +117,7 @@ func TestLostRecordsCountWhatTheyCounted(t *testing.T) {
 	b := putOne([]byte(`a text with ,"drop":5, in it`), false)
 	b = appendOwn(b, stamp(time.Now()), 0, 1, "warn", "x", 7)
 	b = append(b, putOne([]byte("b"), true)...)
-	if n := missing(b); n != 9 {
+	if n := linesOf(b); n != 9 {
 		t.Errorf("%d lines, want 9", n)
 	}
 }

@@ -58,6 +58,7 @@ type Store struct {
 	buf     []byte        // records that wait
 	stamp   []byte        // of the records that are put now
 	missed  int64         // lines for which there was no room
+	counted bool          // the buffer has a record that says how many those were
 	stalled bool          // nobody waits until the buffer was taken
 	waiters int           // for that
 	swapped chan struct{} // closed when it was taken, if there are any
@@ -69,7 +70,8 @@ type Store struct {
 	// What follows belongs to the writer.
 	f       *os.File
 	size    int64
-	number  int64     // of the next record, from 1
+	drops   bool      // some of what is written now says that lines are missing
+	number  int64     // of the next line, from 1: also those that are missing have one
 	marked  int64     // bytes since one had it
 	first   time.Time // when the file's first record came; zero: it is empty
 	lost    int64     // lines that could not be written
@@ -238,7 +240,7 @@ var errSlow = fmt.Errorf("the disk took nothing for %v", stallTime)
 func (s *Store) confess() {
 	if s.missed > 0 {
 		s.buf = s.dropRecord(s.buf, s.missed, errSlow)
-		s.missed = 0
+		s.missed, s.counted = 0, true
 	}
 }
 
@@ -261,6 +263,7 @@ func (s *Store) swap(spare []byte) []byte {
 		return nil
 	}
 	s.buf, s.stalled = spare[:0], false
+	s.drops, s.counted = s.counted, false
 	if s.waiters > 0 {
 		close(s.swapped)
 		s.swapped, s.waiters = make(chan struct{}), 0
@@ -433,7 +436,10 @@ func (s *Store) write(batch []byte) {
 		return
 	}
 	if s.lost > 0 {
-		if _, err := s.fit(s.dropRecord(nil, s.lost, s.why)); err != nil {
+		drops := s.drops
+		s.drops = true
+		_, err := s.fit(s.dropRecord(nil, s.lost, s.why))
+		if s.drops = drops; err != nil {
 			s.lose(batch, err)
 			return
 		}
@@ -506,8 +512,16 @@ func (s *Store) writeWhole(records []byte) (n int, err error) {
 	}
 	s.size += int64(n)
 	s.marked += int64(n)
-	s.number += int64(bytes.Count(records[:n], []byte{'\n'}))
+	s.number += s.lines(records[:n])
 	return n, err
+}
+
+// lines is how many lines records stand for.
+func (s *Store) lines(records []byte) int64 {
+	if s.drops {
+		return linesOf(records)
+	}
+	return int64(bytes.Count(records, []byte{'\n'}))
 }
 
 // rotate begins a new file.
@@ -530,7 +544,7 @@ func (s *Store) lose(records []byte, why error) {
 	if s.lost == 0 || s.why == nil || s.why.Error() != why.Error() {
 		s.o.Trouble(why)
 	}
-	s.lost += missing(records)
+	s.lost += s.lines(records)
 	s.why = why
 	if !errors.Is(why, syscall.ENOSPC) && !errors.Is(why, syscall.EDQUOT) {
 		s.shut() // another that has the name may take them

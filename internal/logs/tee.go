@@ -46,7 +46,7 @@ func (t *Tee) Handle(ctx context.Context, r slog.Record) error {
 			value := a.Value.Resolve().String()
 			switch {
 			case a.Key == "tail": // these lines are in the store themselves
-			case a.Key == "event", a.Key == "worker", a.Key == "slot": // the message says it in words
+			case a.Key == "event", a.Key == "worker", a.Key == "slot", a.Key == "listener": // the message says it in words
 			case a.Key == "generation" && a.Value.Kind() == slog.KindInt64:
 				generation = int(a.Value.Int64())
 			case value != "" && strings.Contains(r.Message, value):
