@@ -71,8 +71,9 @@ type ListenerPlan struct {
 type Output interface {
 	Stdout() int
 	Stderr() int
-	// Started lets go of what only the worker needs.
-	Started()
+	// Started lets go of what only the worker needs. pid is the worker's, 0 when none
+	// could be started.
+	Started(pid int)
 	// Tail returns the last lines written; after the worker's end all that it
 	// wrote has arrived, whoever else still holds its descriptors.
 	Tail() []string

@@ -62,13 +62,13 @@ func (s *Supervisor) start(a machine.Start) {
 
 	spec, err := s.spec(g, w)
 	if err != nil {
-		w.handed()
+		w.handed(nil)
 		s.launched(w, nil, err)
 		return
 	}
 	s.spawn(func() { // ends when the target is executed, or cannot be
 		p, err := process.Start(w.ctx, spec)
-		w.handed()
+		w.handed(p)
 		select {
 		case s.calls <- func() { s.launched(w, p, err) }:
 		case <-s.done:
@@ -77,9 +77,13 @@ func (s *Supervisor) start(a machine.Start) {
 }
 
 // handed lets go of what only the worker needs: it has it by now, or never will.
-func (w *worker) handed() {
+func (w *worker) handed(p *process.Process) {
+	pid := 0
+	if p != nil {
+		pid = p.PID()
+	}
 	if w.out != nil {
-		w.out.Started()
+		w.out.Started(pid)
 	}
 	if w.link != nil {
 		w.link.Started()

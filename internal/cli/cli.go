@@ -101,6 +101,8 @@ func (p *program) commands() []*cli.Command {
 		p.resurrectCommand(),
 		p.startupCommand(),
 		p.unstartupCommand(),
+		p.logsCommand(),
+		p.flushCommand(),
 		p.checkCommand(),
 		p.initCommand(),
 		p.importCommand(),

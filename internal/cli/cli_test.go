@@ -42,6 +42,7 @@ func TestScripts(t *testing.T) {
 			"await":  await,
 			"signal": sendSignal,
 			"until":  until,
+			"there":  there,
 		},
 		RequireExplicitExec: true,
 		Condition: func(cond string) (bool, error) {
@@ -164,6 +165,19 @@ func await(ts *testscript.TestScript, neg bool, args []string) {
 		return strings.Contains(string(text), args[1])
 	}) {
 		ts.Fatalf("await %s: no %q in\n%s", args[0], args[1], text)
+	}
+}
+
+// there FILE waits until there is such a file.
+func there(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: there FILE")
+	}
+	if !within(func() bool {
+		_, err := os.Stat(ts.MkAbs(args[0]))
+		return err == nil
+	}) {
+		ts.Fatalf("there is no %s", args[0])
 	}
 }
 

@@ -69,11 +69,11 @@ func TestWhatMayComeNext(t *testing.T) {
 	t.Chdir(folder(t))
 	app := (&program{}).app()
 	for line, want := range map[string]string{
-		"re":                                "reload",
+		"rel":                               "reload",
 		"ro":                                "rollback",
 		"--":                                "--help",
 		"nothing ":                          "",
-		"help sta":                          "status",
+		"help stat":                         "status",
 		"stop ":                             "api w-2 web",
 		"stop w":                            "w-2 web",
 		"events api ":                       "w-2 web",

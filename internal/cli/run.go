@@ -85,6 +85,7 @@ func (p *program) foreground(c *cli.Context, told *told) error {
 		Applied: func(cfg *config.Config) { setLevel(&level, cfg) },
 		Observe: told.observe,
 		Home:    control.Home,
+		Logs:    control.Logs,
 		Stdout:  p.stdout,
 		Stderr:  p.stderr,
 		Log:     logger(p.stderr, first.Log.Format, &level),

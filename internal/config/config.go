@@ -216,11 +216,23 @@ type Hooks struct {
 
 // Logs is what becomes of what workers write.
 type Logs struct {
-	// Output is "pass" (through pipes of the launcher, byte for byte, the last
-	// lines kept to explain a failure) or "inherit" (the launcher's own
-	// descriptors).
+	// Output is OutputPass (through pipes of the launcher, byte for byte, the last
+	// lines kept to explain a failure), OutputInherit (the launcher's own
+	// descriptors) or OutputCapture (into files, line by line).
 	Output string `toml:"output"`
+	// What follows is of use with OutputCapture alone.
+	MaxSize  int64         `toml:"max_size" form:"file"` // bytes of one file
+	MaxAge   time.Duration `toml:"max_age"`              // of a line; 0: any
+	Keep     int           `toml:"keep"`                 // files, the current one among them
+	Compress bool          `toml:"compress"`
 }
+
+// What becomes of what workers write.
+const (
+	OutputPass    = "pass"
+	OutputInherit = "inherit"
+	OutputCapture = "capture"
+)
 
 // Log is the launcher's own log, on standard error.
 type Log struct {
@@ -324,7 +336,7 @@ func Default() *Config {
 			RevertAfter: 3,
 		},
 		Hooks: Hooks{Timeout: 10 * time.Second},
-		Logs:  Logs{Output: "pass"},
+		Logs:  Logs{Output: OutputPass, MaxSize: 64 << 20, MaxAge: 7 * 24 * time.Hour, Keep: 10, Compress: true},
 		Log:   Log{Format: "auto", Level: "info"},
 	}
 }

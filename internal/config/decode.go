@@ -137,6 +137,7 @@ func (n *node) kind() string {
 //	files    the same; one alone needs no list, and '-' may stand before each
 //	command  the first made absolute, if there is a slash in it
 //	workers  a number, or "max" for 0
+//	file     a size that a file can have, and never none
 func (d *decoder) value(n *node, into reflect.Value, form string) {
 	switch p := into.Addr().Interface().(type) {
 	case *time.Duration:
@@ -156,7 +157,7 @@ func (d *decoder) value(n *node, into reflect.Value, form string) {
 			d.integer(n, p)
 		}
 	case *int64:
-		d.size(n, p)
+		d.size(n, p, form)
 	case *bool:
 		d.boolean(n, p)
 	case *[]string:

@@ -25,6 +25,7 @@ const maxSize = 1 << 20
 type Options struct {
 	Profile string    // the profile to choose; "" for none
 	Set     []Setting // laid over the file and the profile, in this order
+	Under   []Setting // for keys that neither says: defaults other than the usual ones
 	// Address, when not nil, judges each listener's address beyond the light checks
 	// made here; its error is reported at the address's place.
 	Address func(address string) error
@@ -212,6 +213,11 @@ func unknownProfile(path, name string, known []string) Error {
 
 // complete decodes a tree with the settings over it and holds it to the rules.
 func complete(root *node, o Options) (*Config, Errors) {
+	for _, s := range o.Under {
+		if keys := strings.Split(s.Key, "."); root.find(keys...) == nil && root.near(keys...).table != nil {
+			root = root.over(s.tree())
+		}
+	}
 	for _, s := range o.Set {
 		root = root.over(s.tree())
 	}

@@ -32,7 +32,7 @@ func (r *rules) check() {
 	r.checkWatch()
 	r.checkHooks()
 	r.account(r.root.find("control", "group"), r.c.Control.Group)
-	r.oneOf(r.root.find("logs", "output"), r.c.Logs.Output, "pass", "inherit")
+	r.checkLogs()
 	r.oneOf(r.root.find("log", "format"), r.c.Log.Format, "auto", "text", "json")
 	r.oneOf(r.root.find("log", "level"), r.c.Log.Level, "debug", "info", "warn", "error")
 }

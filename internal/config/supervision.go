@@ -38,23 +38,27 @@ func (d *decoder) workers(n *node, into *int) {
 const leastMemory = 1 << 20
 
 // size reads bytes, with the suffixes of command.limits; "" is 0, for none.
-func (d *decoder) size(n *node, into *int64) {
+func (d *decoder) size(n *node, into *int64, form string) {
 	const hint = `write it in quotes and with its unit, as in "500M" or "2G"`
 	s, ok := n.scalar.(string)
 	if !ok {
 		d.wrong(n, "a size", hint)
 		return
 	}
-	if s == "" {
+	if s == "" && form != "file" {
 		*into = 0
 		return
 	}
 	v, ok := limitValue(s)
 	switch {
+	case ok && v == math.MaxUint64 && form == "file":
+		d.fail(n, fmt.Sprintf("%q is no size", s), hint)
 	case ok && v == math.MaxUint64:
 		d.fail(n, fmt.Sprintf("%q is no size", s), `write "" for none`)
 	case !ok || v > math.MaxInt64:
 		d.fail(n, fmt.Sprintf("%q is not a size", s), hint)
+	case v < leastMemory && form == "file":
+		d.fail(n, fmt.Sprintf("%q is too little for a file", s), `write "1M" at least`)
 	case v < leastMemory:
 		d.fail(n, fmt.Sprintf("%q is less than any program needs", s), hint)
 	default:

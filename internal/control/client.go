@@ -46,6 +46,9 @@ func (e *Error) Error() string { return e.Message }
 // Busy reports whether the same may be asked again later.
 func (e *Error) Busy() bool { return e.Status == http.StatusServiceUnavailable }
 
+// Nothing reports whether there is nothing that it could be done to: a canary, a log.
+func (e *Error) Nothing() bool { return e.Status == http.StatusConflict }
+
 // Status is the present state.
 func (c *Client) Status(ctx context.Context) (*event.Report, error) {
 	var report event.Report

@@ -255,7 +255,7 @@ func TestALogLevelThatNeverServedIsNotTaken(t *testing.T) {
 	rewrite(t, path, testkit.Target(), quick, quiet, web)
 	a.HUP()
 	a.serving(3)              // the second was refused
-	a.Signal(syscall.SIGUSR1) // a warning, if it were said
+	a.Signal(syscall.SIGUSR2) // a warning, if it were said
 	a.Stop()
 	for _, l := range a.Lines()[a.from:] {
 		if e := l.Event(); e != nil && e["level"] != "ERROR" {

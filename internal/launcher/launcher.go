@@ -13,13 +13,11 @@ import (
 	"log/slog"
 	"os"
 	"runtime/debug"
-	"sync"
 
 	"baton/handoff"
 	"baton/internal/config"
 	"baton/internal/control"
 	"baton/internal/event"
-	"baton/internal/logs"
 )
 
 // Options are what Run needs.
@@ -37,6 +35,9 @@ type Options struct {
 	// application's name lie. Without it, or when it cannot be used, there is
 	// neither: Run says so and goes on.
 	Home func() (string, error)
+	// Logs, which may be nil, says where the applications' logs lie, with a directory
+	// for each. Without it, or when that cannot be used, nothing is captured.
+	Logs func() (string, error)
 	// Stdout and Stderr receive what workers write.
 	Stdout, Stderr *os.File
 	// Log is the launcher's own. Run writes to it from a goroutine of its own.
@@ -55,7 +56,7 @@ func (e *ConfigError) ExitCode() int { return 5 }
 // Run runs one application until a signal ends it: nil then, a *ConfigError
 // when it cannot begin, a *control.TakenError when its name has a launcher
 // already, handoff.ErrNeverServed when its first generation failed. It is the last thing that a program does: the signals stay its own.
-func Run(ctx context.Context, o Options) error {
+func Run(ctx context.Context, o Options) (err error) {
 	caught, err := catch() // first of all, so that no signal that comes early is missed
 	if err != nil {
 		return err
@@ -70,26 +71,21 @@ func Run(ctx context.Context, o Options) error {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
-	queue := logs.NewQueue(o.Log.Handler())
-	out := logs.NewPassthrough(o.Stdout, o.Stderr)
-	defer func() { // together: they may wait for the same reader
-		var wg sync.WaitGroup
-		wg.Go(out.Close)
-		wg.Go(queue.Close)
-		wg.Wait()
-	}()
-	log := slog.New(queue)
-	name, err := take(o, first.Name, log) // before anything is bound
+	out := newOutputs(o)
+	defer func() { out.close(err) }()
+	log := slog.New(out.queue)
+	name, err := take(o, first.Name, log) // before anything is bound or written to
 	if err != nil {
 		return err
 	}
 	defer name.leave(log)
 	name.clear(o, first, caught, log)
+	out.open(first)
 	return engine(ctx, o, log, caught, newConfigs(first, o.Load), out, name)
 }
 
 // engine runs it and what it needs until it ends.
-func engine(ctx context.Context, o Options, log *slog.Logger, caught *signals, c *configs, out *logs.Passthrough, name *claim) error {
+func engine(ctx context.Context, o Options, log *slog.Logger, caught *signals, c *configs, out *outputs, name *claim) error {
 	var adapter *controlled
 	events := &control.Feed{}
 	beside := newBeside(c.first, log)
@@ -98,7 +94,7 @@ func engine(ctx context.Context, o Options, log *slog.Logger, caught *signals, c
 	s := handoff.New(handoff.Options{
 		Name:   c.first.Name,
 		Load:   c.load,
-		Output: func(int, int) (handoff.Output, error) { return output(c.first, out) },
+		Output: out.worker,
 		Observe: func(e event.Event) {
 			record(log, e)
 			events.Add(e)
@@ -129,13 +125,13 @@ func engine(ctx context.Context, o Options, log *slog.Logger, caught *signals, c
 	})
 	adapter = newControlled(s)
 	defer adapter.end()
-	name.serve(adapter, control.Options{Log: log, Events: events})
+	name.serve(adapter, control.Options{Log: log, Events: events, Reopen: out.reopen(), Flush: out.flush()})
 	name.wanted.Store(c.first)
 	name.admit(log)
 	log.Info("baton starts "+c.first.Name, "pid", os.Getpid())
 	done := make(chan struct{})
 	defer close(done)
-	go caught.obey(done, s, log) // ends when Run returns
+	go caught.obey(done, s, out.reopenSoon(), log) // ends when Run returns
 	beside.watch(c.first, s)
 	defer beside.close()
 	if err := s.Run(ctx); err != nil && !errors.Is(err, context.Canceled) {

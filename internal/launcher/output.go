@@ -1,6 +1,10 @@
 package launcher
 
 import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
 	"syscall"
 
 	"baton/handoff"
@@ -8,16 +12,117 @@ import (
 	"baton/internal/logs"
 )
 
-// output opens the output of a worker.
-func output(c *config.Config, p *logs.Passthrough) (handoff.Output, error) {
-	if c.Logs.Output == "inherit" {
+// outputs are where the launcher's own lines and its workers' go.
+type outputs struct {
+	o     Options
+	queue *logs.Queue // of the launcher's own
+	tee   *logs.Tee   // behind it
+	pass  *logs.Passthrough
+
+	// What follows is set by open, before there is a worker.
+	inherit bool
+	capture *logs.Capture // nil: it is not captured
+	store   *logs.Store   // likewise
+}
+
+func newOutputs(o Options) *outputs {
+	t := logs.NewTee(o.Log.Handler())
+	return &outputs{o: o, queue: logs.NewQueue(t), tee: t, pass: logs.NewPassthrough(o.Stdout, o.Stderr)}
+}
+
+// open does what the configuration says of workers' output. It comes after the name was
+// claimed: a store has one launcher. One that cannot be used costs the log, and not the
+// application.
+func (o *outputs) open(c *config.Config) {
+	o.inherit = c.Logs.Output == config.OutputInherit
+	if c.Logs.Output != config.OutputCapture {
+		return
+	}
+	// Not into the store itself: there a record says how many lines are missing.
+	log := slog.New(o.queue.To(o.o.Log.Handler()))
+	if err := o.openStore(c, log); err != nil {
+		log.Warn("the workers' output is not captured, and passes through: " + err.Error())
+	}
+}
+
+func (o *outputs) openStore(c *config.Config, log *slog.Logger) error {
+	if o.o.Logs == nil {
+		return errors.New("there is no place for it")
+	}
+	dir, err := o.o.Logs()
+	if err != nil {
+		return err
+	}
+	o.store, err = logs.OpenStore(logs.StoreOptions{
+		Directory: logs.Directory(dir, c.Name), MaxSize: c.Logs.MaxSize, MaxAge: c.Logs.MaxAge, Keep: c.Logs.Keep,
+		Compress: c.Logs.Compress,
+		Trouble:  func(err error) { log.Warn(fmt.Sprintf("the workers' output is not kept as it should be: %v", err)) },
+	})
+	if err != nil {
+		o.store = nil
+		return err
+	}
+	o.capture = logs.NewCapture(o.store)
+	o.tee.Into(o.store)
+	return nil
+}
+
+// worker opens the output of a worker.
+func (o *outputs) worker(generation, index int) (handoff.Output, error) {
+	if o.inherit {
 		return inherited{}, nil
 	}
-	o, err := p.Open()
-	if err != nil {
-		return nil, err // not o: an interface that holds a nil pointer is not nil
+	var out *logs.Output
+	var err error
+	if o.capture != nil {
+		out, err = o.capture.Open(generation, index)
+	} else {
+		out, err = o.pass.Open()
 	}
-	return o, nil
+	if err != nil {
+		return nil, err // not out: an interface that holds a nil pointer is not nil
+	}
+	return out, nil
+}
+
+// reopen, flush and reopenSoon are nil when there is no store.
+func (o *outputs) reopen() func() error {
+	if o.store == nil {
+		return nil
+	}
+	return o.store.Reopen
+}
+
+func (o *outputs) flush() func() error {
+	if o.store == nil {
+		return nil
+	}
+	return o.store.Flush
+}
+
+func (o *outputs) reopenSoon() func() {
+	if o.store == nil {
+		return nil
+	}
+	return o.store.ReopenSoon
+}
+
+// close writes what there is left; why is the reason of an end that is a failure.
+func (o *outputs) close(why error) {
+	var wg sync.WaitGroup // together: they may wait for the same reader
+	wg.Go(o.pass.Close)
+	wg.Go(o.queue.Close)
+	if o.capture != nil {
+		wg.Go(o.capture.Close)
+	}
+	wg.Wait()
+	if o.store == nil {
+		return
+	}
+	if why != nil {
+		o.store.Say("error", "baton ends: "+why.Error())
+	}
+	o.store.Close()
 }
 
 // inherited is the output of a worker that writes to the launcher's own
@@ -30,6 +135,6 @@ func (inherited) Stdout() int { return syscall.Stdout }
 
 func (inherited) Stderr() int { return syscall.Stderr }
 
-func (inherited) Started() {}
+func (inherited) Started(int) {}
 
 func (inherited) Tail() []string { return nil }

@@ -195,8 +195,9 @@ func signalName(s syscall.Signal) string {
 }
 
 // obey does what signals ask for until done is closed. It waits for nobody but the
-// engine.
-func (s *signals) obey(done <-chan struct{}, engine supervisor, log *slog.Logger) {
+// engine. reopen, which may be nil, has the workers' output written to files opened
+// afresh.
+func (s *signals) obey(done <-chan struct{}, engine supervisor, reopen func(), log *slog.Logger) {
 	from := &senders{engine: engine, started: s.recent, log: log, done: done}
 	stops := 0
 	for {
@@ -228,6 +229,12 @@ func (s *signals) obey(done <-chan struct{}, engine supervisor, log *slog.Logger
 						log.Warn("the number of workers stays", "signal", signalName(c.Signal), "error", err)
 					}
 				})
+			case syscall.SIGUSR1:
+				if reopen != nil {
+					reopen()
+				} else {
+					log.Info("there are no files to open again: no output is captured", "signal", c.Signal.String())
+				}
 			default:
 				log.Warn("signal not acted on", "signal", signalName(c.Signal))
 			}

@@ -35,7 +35,7 @@ func TestBytesPassThroughUnchanged(t *testing.T) {
 	if out.String() != binary || errs.String() != "warn\n" {
 		t.Errorf("got %q and %q", out.String(), errs.String())
 	}
-	o.Started()
+	o.Started(0)
 }
 
 func TestTheTailIsTheLastLinesOfBothStreams(t *testing.T) {
@@ -61,7 +61,7 @@ func TestTheTailIsTheLastLinesOfBothStreams(t *testing.T) {
 	if last := got[19]; !strings.HasPrefix(last, "[2Jpanic: \uFFFD") || len(last) > tailWidth+2 {
 		t.Errorf("the line without an end is %.40q, %d bytes", last, len(last))
 	}
-	o.Started()
+	o.Started(0)
 	p.Close()
 }
 
@@ -89,7 +89,7 @@ func TestTheTailIsCompleteWhileAGrandchildHoldsThePipe(t *testing.T) {
 		if len(tail) != tailLines || tail[tailLines-1] != "last" {
 			t.Errorf("the tail ends in %q", tail)
 		}
-		o.Started()
+		o.Started(0)
 		if err := unix.Close(hold); err != nil {
 			t.Error(err)
 		}
@@ -118,7 +118,7 @@ func TestTheWorkersEndIsBlocking(t *testing.T) {
 	if out.String() != text {
 		t.Errorf("%d bytes came through, want %d", len(out.String()), len(text))
 	}
-	o.Started()
+	o.Started(0)
 }
 
 // A slow reader misses nothing of what ended workers left behind.
@@ -133,7 +133,7 @@ func TestCloseWaitsForASlowReader(t *testing.T) {
 	text := strings.Repeat("0123456789abcdef", 4<<10) // as much as a pipe holds; the copy holds the rest
 	put(t, o.Stdout(), text)
 	put(t, o.Stdout(), text[:16<<10])
-	o.Started()
+	o.Started(0)
 	closed := make(chan struct{})
 	go func() {
 		p.Close()
@@ -168,8 +168,8 @@ func TestCloseEnds(t *testing.T) {
 		t.Errorf("Close gave up after %v", took)
 	}
 	close(out.open)
-	p.wg.Wait()
-	o.Started()
+	p.pipes.wg.Wait()
+	o.Started(0)
 
 	back := &echo{}
 	p = NewPassthrough(back, back)
@@ -179,7 +179,7 @@ func TestCloseEnds(t *testing.T) {
 	back.fd.Store(int64(o.Stdout()))
 	put(t, o.Stdout(), "again\n")
 	p.Close()
-	o.Started()
+	o.Started(0)
 }
 
 // echo writes what it is given back into the pipe, which is never empty then.
@@ -247,7 +247,7 @@ func TestTheTailComesAtOnce(t *testing.T) {
 			if why == "somebody writes on" {
 				<-writer
 			}
-			o.Started()
+			o.Started(0)
 		})
 	}
 }

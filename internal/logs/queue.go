@@ -64,6 +64,9 @@ func (q *Queue) WithAttrs(a []slog.Attr) slog.Handler { return &Queue{q.to.WithA
 // WithGroup is WithAttrs for a group.
 func (q *Queue) WithGroup(name string) slog.Handler { return &Queue{q.to.WithGroup(name), q.queue} }
 
+// To is a handler with the same queue, and another one behind it.
+func (q *Queue) To(to slog.Handler) *Queue { return &Queue{to, q.queue} }
+
 // Close writes what waits, for at most flushTime.
 func (q *queue) Close() {
 	q.once.Do(func() { close(q.quit) })

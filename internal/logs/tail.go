@@ -14,8 +14,10 @@ const (
 // tail remembers the last lines that came through.
 type tail struct {
 	mu      sync.Mutex
-	done    []string
-	partial []byte // a line whose end has not come
+	done    [tailLines][]byte // a ring: the room of a line is the next one's
+	next    int               // where the next line goes
+	count   int               // lines in the ring
+	partial []byte            // a line whose end has not come
 }
 
 func newTail() *tail { return &tail{} }
@@ -23,6 +25,10 @@ func newTail() *tail { return &tail{} }
 func (t *tail) write(p []byte) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if from := lastLines(p); from > 0 { // all before will not be remembered
+		t.partial = t.partial[:0]
+		p = p[from:]
+	}
 	for len(p) > 0 {
 		line, rest, ended := bytes.Cut(p, []byte{'\n'})
 		if room := tailWidth - len(t.partial); room > 0 {
@@ -35,12 +41,21 @@ func (t *tail) write(p []byte) {
 	}
 }
 
-func (t *tail) push() {
-	if len(t.done) == tailLines {
-		copy(t.done, t.done[1:])
-		t.done = t.done[:tailLines-1]
+// lastLines is where the last tailLines whole lines of p begin; 0 when there are no more.
+func lastLines(p []byte) int {
+	end := len(p)
+	for range tailLines + 1 {
+		if end = bytes.LastIndexByte(p[:end], '\n'); end < 0 {
+			return 0
+		}
 	}
-	t.done = append(t.done, clean(t.partial))
+	return end + 1
+}
+
+func (t *tail) push() {
+	t.done[t.next] = append(t.done[t.next][:0], t.partial...)
+	t.next = (t.next + 1) % tailLines
+	t.count = min(t.count+1, tailLines)
 	t.partial = t.partial[:0]
 }
 
@@ -48,7 +63,10 @@ func (t *tail) push() {
 func (t *tail) lines() []string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	lines := append([]string(nil), t.done...)
+	var lines []string
+	for i := range t.count {
+		lines = append(lines, clean(t.done[(t.next+tailLines-t.count+i)%tailLines]))
+	}
 	if len(t.partial) > 0 {
 		lines = append(lines, clean(t.partial))
 	}
