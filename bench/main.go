@@ -52,6 +52,7 @@ var parts = []part{
 	{"memory", memory},
 	{"peers", peers},
 	{"pm2", pm2},
+	{"logs", logs},
 }
 
 func main() {
