@@ -53,6 +53,7 @@ var parts = []part{
 	{"slots", slots},
 	{"peers", peers},
 	{"pm2", pm2},
+	{"logs", logs},
 }
 
 func main() {

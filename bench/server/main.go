@@ -7,6 +7,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -28,10 +29,30 @@ func main() {
 	listen := flag.String("listen", "", "address to listen on when no socket was given")
 	stamps := flag.String("stamps", "", "file to which the times of main, ready and the first connection are appended")
 	one := flag.Duration("one", 0, "serve one request at a time, and take so long for each")
+	rate := flag.Int("write", 0, "bytes that are written to standard output each second, in lines of 100")
 	flag.Parse()
+	if *rate > 0 {
+		go write(*rate) // ends with the process
+	}
 	if err := serve(began, *listen, *stamps, *one); err != nil {
 		fmt.Fprintln(os.Stderr, "server:", err)
 		os.Exit(1)
+	}
+}
+
+// write writes lines, as evenly as a clock of 10 ms allows. What a reader was late with is
+// not made up for.
+func write(rate int) {
+	const line, step = 100, 10 * time.Millisecond
+	text := bytes.Repeat([]byte(strings.Repeat("0123456789 abcdefg ", 6)[:line-1]+"\n"), max(1, rate/line/int(time.Second/step)))
+	for tick := time.NewTicker(step); ; <-tick.C {
+		for rest := text; len(rest) > 0; {
+			n, err := os.Stdout.Write(rest[:min(len(rest), 64*line)])
+			if err != nil {
+				return
+			}
+			rest = rest[n:]
+		}
 	}
 }
 

@@ -64,6 +64,9 @@ func (p *program) foreground(c *cli.Context, told *told) error {
 	if err != nil {
 		return err
 	}
+	if c.Bool(background) { // where nobody reads what passes through
+		src.under = []config.Setting{{Key: "logs.output", Value: config.OutputCapture, From: "baton start"}}
+	}
 	var level slog.LevelVar
 	first, err := src.load()
 	if err != nil {
@@ -105,7 +108,8 @@ func (p *program) foreground(c *cli.Context, told *told) error {
 type source struct {
 	path, profile string
 	set           []config.Setting
-	exec          []string // the command behind "--"
+	under         []config.Setting // defaults that are not the usual ones
+	exec          []string         // the command behind "--"
 }
 
 // source reads the words of run, which are those of start.
@@ -126,7 +130,7 @@ func (p *program) source(c *cli.Context) (source, error) {
 }
 
 func (s source) load() (*config.Config, error) {
-	return config.Load(s.path, config.Options{Profile: s.profile, Set: s.set, Address: parsable})
+	return config.Load(s.path, config.Options{Profile: s.profile, Set: s.set, Under: s.under, Address: parsable})
 }
 
 // lastWord prints why the launcher ended. Standard error may be one that nobody
