@@ -357,19 +357,19 @@ func (s *Supervisor) do(a machine.Action) {
 	case machine.Start:
 		s.start(a)
 	case machine.Probe:
-		s.probe(s.workers[a.Worker])
+		s.with(a.Worker, s.probe)
 	case machine.Steer:
 		s.steer(a.Table)
 	case machine.Watch:
 		s.watch(a.Slot, a.Orphan)
 	case machine.WatchIdle:
-		s.watchIdle(s.workers[a.Worker])
+		s.with(a.Worker, s.watchIdle)
 	case machine.Quiesce:
-		s.quiesce(s.workers[a.Worker])
+		s.with(a.Worker, s.quiesce)
 	case machine.Signal:
-		s.signal(s.workers[a.Worker], a.Rung)
+		s.with(a.Worker, func(w *worker) { s.signal(w, a.Rung) })
 	case machine.Kill:
-		s.kill(s.workers[a.Worker])
+		s.with(a.Worker, s.kill)
 	case machine.SetTimer:
 		s.setTimer(a.Timer, a.After)
 	case machine.ExtendTimer:
@@ -382,6 +382,14 @@ func (s *Supervisor) do(a machine.Action) {
 		s.note(a)
 	case machine.Halt:
 		s.halted, s.failure = true, a.Failure
+	}
+}
+
+// with does what the rules say to a worker, unless that is gone and they do not know yet:
+// of several that could not be started they learn of one after the other.
+func (s *Supervisor) with(id machine.Worker, do func(*worker)) {
+	if w := s.workers[id]; w != nil {
+		do(w)
 	}
 }
 

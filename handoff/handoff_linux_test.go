@@ -37,6 +37,7 @@ type engine struct {
 	mu     sync.Mutex
 	plan   *handoff.Plan
 	err    error
+	full   error         // when not nil, why no output can be opened
 	hang   chan struct{} // when not nil, load waits for it
 	events []event.Event
 }
@@ -73,7 +74,7 @@ func startAs(t *testing.T, differ func(*handoff.Plan), behaviours ...string) *en
 	e.Supervisor = handoff.New(handoff.Options{
 		Name:    "test",
 		Load:    e.load,
-		Output:  func(int, int) (handoff.Output, error) { return out.Open() },
+		Output:  func(int, int) (handoff.Output, error) { return e.output(out) },
 		Observe: e.observe,
 	})
 	ctx, cancel := context.WithCancel(context.Background())
@@ -106,6 +107,15 @@ func (e *engine) load() (*handoff.Plan, error) {
 		<-hang
 	}
 	return &plan, err
+}
+
+func (e *engine) output(out *logs.Passthrough) (handoff.Output, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.full != nil {
+		return nil, e.full
+	}
+	return out.Open()
 }
 
 func (e *engine) observe(ev event.Event) {

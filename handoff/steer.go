@@ -201,9 +201,6 @@ func (s *Supervisor) wanted(l *listener) bool {
 
 // watchIdle waits until the worker has no connection left.
 func (s *Supervisor) watchIdle(w *worker) {
-	if w == nil {
-		return
-	}
 	listeners := slices.Clone(s.gens[w.gen].listeners)
 	s.spawn(func() { // ends with the worker, or when it is idle
 		select {

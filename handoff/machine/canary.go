@@ -44,10 +44,13 @@ func (m *Machine) yield(serving, g *generation) {
 			stay = append(stay, w)
 		}
 	}
-	if len(stay) > 1 {
-		stay[0].leaves, stay[0].yields = true, g
-		m.unlink(stay[0])
+	if len(stay) < 2 {
+		return
 	}
+	if h := stay[0].heir; h != nil {
+		m.dismiss(h) // the newcomer's worker is in its place
+	}
+	stay[0].leaves, stay[0].yields = true, g
 }
 
 // share is the answer to askShare: the newcomer has its share.

@@ -11,6 +11,7 @@ func (w *world) check() {
 	w.checkTable()
 	w.checkSlots()
 	w.checkVerdicts()
+	w.checkMembers()
 	for _, g := range w.m.gens {
 		for _, x := range g.workers {
 			w.checkWorker(x)
@@ -90,6 +91,25 @@ func (w *world) checkTable() {
 	}
 	if c := w.m.in(Canary); c != nil && !c.rolls() && all[g] > 0 {
 		w.must(part*100 == sum*c.policy.Canary[c.step].Weight, "the canary has %d of %d, not %d%%", part, sum, c.policy.Canary[c.step].Weight)
+	}
+}
+
+// checkMembers: who serves has each of its members once, but for those that were left
+// stopped or gave way to a newcomer's.
+func (w *world) checkMembers() {
+	g, c := w.m.in(Serving), w.m.newcomer()
+	if g == nil {
+		return
+	}
+	n := make(map[int]int)
+	for _, x := range g.workers {
+		if x.fills() && !x.leaves && x.forebear == nil {
+			n[x.index]++
+			w.must(x.index < g.policy.Workers, "w%d is one too many of g%d", x.id, g.number)
+		}
+	}
+	for i := range g.policy.Workers {
+		w.must(n[i] == 1 || n[i] == 0 && (g.stopped[i] || c != nil && c.rolls()), "g%d has member %d %d times", g.number, i, n[i])
 	}
 }
 

@@ -22,18 +22,22 @@ func (m *Machine) renew(w *worker, k NoteKind, reason string) {
 	m.startAfter(h, delay)
 }
 
-// inherit makes the one that waited for a worker's place the member with its index:
-// the worker is gone, or will be.
+// inherit makes the one that was started to take a worker's place the member with its
+// index: the worker was lost, which counts like any other loss. One that was not started
+// yet is let go, as the successor on the worker's own slot serves its queue too.
 func (m *Machine) inherit(w *worker) bool {
-	h := w.heir
+	h, g := w.heir, w.gen
 	if h == nil {
 		return false
 	}
 	m.unlink(w)
 	if h.state == Waiting {
-		m.cancel(timerKey{kind: TimerRestart, worker: h.id})
-		m.start(h)
+		m.vacate(h)
+		return false
 	}
+	n := g.restarts[w.index]
+	g.restarts[w.index]++
+	m.loops(g, n)
 	return true
 }
 
@@ -77,6 +81,7 @@ func (m *Machine) scale(n int) {
 	}
 	g.policy.Workers = n
 	clear(g.stopped) // who was left stopped is asked for again
+	g.settle()
 	m.do(Note{Kind: NoteScaled, Gen: g.number, Workers: n})
 	for _, w := range slices.Clone(g.workers) {
 		if w.role == Member && w.index >= n && !w.ends() {
@@ -101,6 +106,7 @@ func (m *Machine) leftStopped(w *worker, reason string) {
 	g := w.gen
 	m.note(NoteLeftStopped, g, w, reason)
 	g.stopped[w.index] = true
+	g.settle()
 	if h := w.heir; h != nil {
 		m.dismiss(h)
 	}

@@ -99,8 +99,10 @@ func (m *Machine) due(w *worker, k TimerKind) {
 		m.start(w)
 	case TimerStable:
 		delete(w.gen.restarts, w.index)
-		delete(w.gen.renewals, w.index)
-		w.gen.looping = w.gen.looping && len(w.gen.restarts) > 0
+		if w.heir == nil && !w.sick { // else its successor waits: it was not well for all that time
+			delete(w.gen.renewals, w.index)
+		}
+		w.gen.settle()
 	case TimerDelay:
 		w.delayed = true
 		m.advance(w)

@@ -166,6 +166,17 @@ func (m *Machine) loops(g *generation, n int) {
 	}
 }
 
+// settle ends a loop when no member's restarts are remembered: each has run for long,
+// or is not wanted any more. Those of emptiers do not count.
+func (g *generation) settle() {
+	for i := range g.policy.Workers {
+		if g.restarts[i] > 0 && !g.stopped[i] {
+			return
+		}
+	}
+	g.looping = false
+}
+
 func (m *Machine) startAfter(w *worker, delay time.Duration) {
 	if delay == 0 {
 		m.start(w)
