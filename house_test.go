@@ -114,7 +114,6 @@ var owners = map[string][]string{
 	"charm.land/bubbles/v2":             {"internal/tui"},
 	"charm.land/lipgloss/v2":            {"internal/tui"},
 	"github.com/coreos/go-systemd/v22":  {"internal/systemd", "examples/go-systemd"},
-	"github.com/DeRuina/timberjack":     {"internal/logs"},
 	"github.com/fsnotify/fsnotify":      {"internal/logs", "internal/watch"},
 	"github.com/elastic/go-seccomp-bpf": {"internal/process"},
 }

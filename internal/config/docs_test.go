@@ -97,7 +97,7 @@ func TestConfigurationPageHasEveryKeyWithItsDefault(t *testing.T) {
 
 // What a page shows as a file is one, as it stands or with a command and a listener.
 func TestPagesShowValidFiles(t *testing.T) {
-	for _, page := range []string{"configuration", "supervision", "programs"} {
+	for _, page := range []string{"configuration", "supervision", "programs", "logs"} {
 		text, err := os.ReadFile("../../docs/" + page + ".md")
 		if err != nil {
 			t.Fatal(err)

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bufio"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"baton/internal/testkit"
 
@@ -183,4 +185,109 @@ func TestALogWithoutAPlaceIsSaid(t *testing.T) {
 	l.WaitLog(`"level":"WARN","msg":"the workers' output is not captured, and passes through: mkdir .*: not a directory"`)
 	l.WaitLog("^stdout line 3 of 3$")
 	l.Stop()
+}
+
+// numbered holds what is printed by baton logs --json to its promise: the lines 1, 2, 3
+// and so on come in order, each once, and where some are missing it says how many.
+type numbered struct{ next, shown, missing int64 }
+
+func (n *numbered) take(line string) error {
+	if _, drop, ok := strings.Cut(line, `,"drop":`); ok {
+		drop, _, _ = strings.Cut(drop, ",")
+		v, err := strconv.ParseInt(drop, 10, 64)
+		n.next, n.missing = n.next+v, n.missing+v
+		return err
+	}
+	_, text, ok := strings.Cut(line, `"l":"`)
+	if !ok || !strings.Contains(line, `"s":"out"`) {
+		return nil
+	}
+	text, _, _ = strings.Cut(text, `"`)
+	if text != strconv.FormatInt(n.next, 10) {
+		return fmt.Errorf("%s, where line %d was due", strings.TrimSpace(line), n.next)
+	}
+	n.next++
+	n.shown++
+	return nil
+}
+
+// A worker that prints a million lines, ten million with BATON_LONG, while they are
+// followed, rotated and flushed, and baton is asked to reopen its files.
+func TestAMillionLinesAreFollowedOrCounted(t *testing.T) {
+	testkit.Leaks(t)
+	lines := int64(1_000_000)
+	switch {
+	case os.Getenv("BATON_LONG") != "":
+		lines = 10_000_000
+	case testing.Short():
+		lines = 100_000
+	}
+	gate := filepath.Join(t.TempDir(), "gate")
+	if err := unix.Mkfifo(gate, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	script := fmt.Sprintf("read go <%s; seq 1 %d; read go <%s; echo %d; exec %s", gate, lines-1, gate, lines, strings.Join(testkit.Target(), " "))
+	a := begin(t, config(t, []string{"sh", "-c", script}, quick, strings.Replace(captured, "1M", "8M", 1), listen("web", "127.0.0.1:0")))
+	a.WaitEvent(0, "started")
+	open := func() { // the worker's next step
+		t.Helper()
+		if err := os.WriteFile(gate, []byte("go\n"), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	follow := exec.Command(testkit.Binary(t), "logs", "test", "--follow", "--json", "--lines", "all", "--worker", "0")
+	follow.Env = append(os.Environ(), "BATON_HOME="+a.Home)
+	out, err := follow.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := follow.Start(); err != nil {
+		t.Fatal(err)
+	}
+	seen := make(chan error, 1)
+	n := numbered{next: 1}
+	go func() { // ends with the last line, or with the one that follows
+		for r := bufio.NewReaderSize(out, 1<<20); n.next <= lines; {
+			line, err := r.ReadString('\n')
+			if err == nil {
+				err = n.take(line)
+			}
+			if err != nil {
+				seen <- err
+				return
+			}
+		}
+		seen <- nil
+	}()
+	began := time.Now()
+	open()
+	flushed := 0
+	for written := false; !written; flushed++ {
+		cmd := exec.Command(testkit.Binary(t), "flush", "test")
+		cmd.Env = follow.Env
+		if said, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, said)
+		}
+		a.Signal(syscall.SIGUSR1)
+		// The worker opens the gate again when it has printed all but the last.
+		fd, err := unix.Open(gate, unix.O_WRONLY|unix.O_NONBLOCK, 0)
+		if written = err == nil; written {
+			if _, err := unix.Write(fd, []byte("go\n")); err != nil {
+				t.Fatal(err)
+			}
+			_ = unix.Close(fd) // the worker has what it needs
+		}
+	}
+	took := time.Since(began)
+	err = <-seen
+	if kerr := follow.Process.Kill(); kerr != nil {
+		t.Error(kerr)
+	}
+	_ = follow.Wait() // it was killed
+	if err != nil || n.next != lines+1 {
+		t.Errorf("%v; the next would be %d", err, n.next)
+	}
+	t.Logf("%d lines in %v, %d times flushed: %d were shown, %d counted as missing", lines, took.Round(time.Millisecond), flushed, n.shown, n.missing)
+	a.WaitEvent(0, "serving")
+	a.Stop()
 }

@@ -42,7 +42,7 @@ func (l *lines) next() (line []byte, ok bool) {
 		n, err := l.read(l.buf[l.to:], l.pos+int64(seen))
 		l.to += n
 		if n == 0 && err != nil {
-			if err != io.EOF {
+			if !errors.Is(err, io.EOF) {
 				l.failed = err
 			}
 			l.from, l.to = 0, 0

@@ -209,8 +209,8 @@ type pipes struct {
 	wg   sync.WaitGroup
 }
 
-// begin reads a stream by calling copy, which ends at its end.
-func (p *pipes) begin(s *stream, copy func()) {
+// begin reads a stream by calling carry, which ends at its end.
+func (p *pipes) begin(s *stream, carry func()) {
 	p.mu.Lock()
 	if p.open == nil {
 		p.open = make(map[*stream]bool)
@@ -218,7 +218,7 @@ func (p *pipes) begin(s *stream, copy func()) {
 	p.open[s] = true
 	p.mu.Unlock()
 	p.wg.Go(func() {
-		copy()
+		carry()
 		p.mu.Lock()
 		delete(p.open, s)
 		p.mu.Unlock()

@@ -2,7 +2,6 @@ package logs
 
 import (
 	"bytes"
-	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -42,7 +41,7 @@ func written(t *testing.T, dir string, begun time.Time, lines ...string) Source 
 		if f[0] == Baton {
 			s.buf = appendOwn(s.buf, s.stamp, 0, 1, strings.Trim(f[1], "-"), f[3], 0)
 		} else {
-			s.put([]byte(fmt.Sprintf(`","s":"%s","g":%s,"w":%s,"pid":9,"l":"`, f[0], f[1], f[2])), []byte(f[3]), false)
+			s.put([]byte(`","s":"`+f[0]+`","g":`+f[1]+`,"w":`+f[2]+`,"pid":9,"l":"`), []byte(f[3]), false)
 		}
 		s.finish()
 		settled(t, s)
@@ -129,7 +128,7 @@ func TestNewStoresAreFollowed(t *testing.T) {
 	}
 	got.await(t, 24)
 	list := got.list()[4:]
-	if !slices.IsSortedFunc(list, func(a, b string) int { return strings.Compare(a, b) }) {
+	if !slices.IsSortedFunc(list, strings.Compare) {
 		t.Errorf("%q", list)
 	}
 	for _, s := range all {
