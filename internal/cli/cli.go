@@ -88,6 +88,7 @@ func (p *program) commands() []*cli.Command {
 		p.abortCommand(),
 		p.scaleCommand(),
 		p.stopCommand(),
+		p.monitCommand(),
 		p.checkCommand(),
 		p.initCommand(),
 		p.demoCommand(),
