@@ -109,13 +109,15 @@ var owners = map[string][]string{
 	"github.com/google/go-cmp":          {"tests"},
 	"go.uber.org/goleak":                {"tests"},
 	"pgregory.net/rapid":                {"tests"},
-	"github.com/charmbracelet/x/term":   {"internal/tui"},
-	"charm.land/bubbletea/v2":           {"internal/tui"},
-	"charm.land/bubbles/v2":             {"internal/tui"},
-	"charm.land/lipgloss/v2":            {"internal/tui"},
 	"github.com/coreos/go-systemd/v22":  {"internal/systemd", "examples/go-systemd"},
 	"github.com/fsnotify/fsnotify":      {"internal/logs", "internal/watch"},
 	"github.com/elastic/go-seccomp-bpf": {"internal/process"},
+	// Not charm.land/lipgloss/v2, nor bubbles, which needs it: before main it looks for
+	// colours, for which it may run tmux, in each launcher and each worker's shim.
+	"charm.land/bubbletea/v2":               {"internal/tui"},
+	"github.com/charmbracelet/colorprofile": {"internal/tui"},
+	"github.com/charmbracelet/x/ansi":       {"internal/tui"},
+	"github.com/charmbracelet/x/term":       {"internal/tui"},
 }
 
 // source is one parsed file of the tree, whatever system it is built for.

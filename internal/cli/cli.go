@@ -103,6 +103,7 @@ func (p *program) commands() []*cli.Command {
 		p.unstartupCommand(),
 		p.logsCommand(),
 		p.flushCommand(),
+		p.monitCommand(),
 		p.checkCommand(),
 		p.initCommand(),
 		p.importCommand(),
