@@ -132,9 +132,10 @@ func (j *journal) add(lines []Line) {
 	j.hold(len(lines))
 }
 
-// hold keeps what is looked at where it is, when so many lines came.
+// hold keeps what is looked at where it is, when so many lines came: what was found
+// must not run away.
 func (j *journal) hold(n int) {
-	if j.back > 0 {
+	if j.back > 0 || j.found >= 0 {
 		j.back += max(0, n)
 	}
 }

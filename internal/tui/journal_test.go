@@ -136,8 +136,11 @@ func TestSearchGoesToOlderAndNewerOnes(t *testing.T) {
 	if want := "request 97"; s.shown()[s.log.found].Text != want {
 		t.Errorf("back at %q, want %q", s.shown()[s.log.found].Text, want)
 	}
+	feed(s, printed(100, 40)...)
+	wantDrawn(t, s, "request 97", "40 lines below")
 	press(s, "esc")
-	if got := drawn(s); strings.Contains(got, "n older") || !strings.Contains(got, "request 99") {
+	wantDrawn(t, s, "request 139")
+	if got := drawn(s); strings.Contains(got, "n older") {
 		t.Errorf("esc did not end it:\n%s", got)
 	}
 }
