@@ -30,7 +30,7 @@ func (p *program) monit(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	o := tui.Options{Directory: dir, Input: os.Stdin, Output: p.stdout, Follow: followed}
+	o := tui.Options{Directory: dir, Input: os.Stdin, Output: p.stdout, Follow: followed, Restart: restarted}
 	if c.NArg() > 0 {
 		app, err := one(c)
 		if err != nil {

@@ -26,7 +26,7 @@ func (d *decoder) canary(n *node, into *[]CanaryStep) {
 const canaryHint = `write it as in [{ weight = 5, for = "30s" }, { weight = 25, pause = true }]`
 
 func (r *rules) checkCanary() {
-	h, n := r.c.Handoff, r.root.near("handoff")
+	h, n := r.c.Handoff, r.section("handoff")
 	list, by := n.find("canary"), n.find("canary_by")
 	r.oneOf(by, string(h.CanaryBy), string(CanaryByConnection), string(CanaryByClient))
 	if list == nil || list.isList && len(list.list) == 0 {

@@ -15,7 +15,7 @@ var Protocols = []string{"systemd", "tableflip", "server-starter", "einhorn", "s
 const firstSocket = 3
 
 func (r *rules) checkProtocols() {
-	h, n := r.c.Handoff, r.root.near("handoff")
+	h, n := r.c.Handoff, r.section("handoff")
 	if n.table == nil {
 		return
 	}

@@ -37,6 +37,15 @@ func (r *rules) check() {
 	r.oneOf(r.root.find("log", "level"), r.c.Log.Level, "debug", "info", "warn", "error")
 }
 
+// section is a table of the file, or one without a key: what stands at the top with the
+// name of one of its keys is not its own.
+func (r *rules) section(name string) *node {
+	if n := r.root.find(name); n != nil {
+		return n
+	}
+	return &node{table: map[string]*node{}}
+}
+
 // missing reports a key that must be there, at the nearest thing that is.
 func (r *rules) missing(n *node, key, hint string) {
 	line, column := max(1, n.line), max(1, n.column)
@@ -193,7 +202,7 @@ func limitValue(s string) (uint64, bool) {
 }
 
 func (r *rules) checkHandoff() {
-	h, n := r.c.Handoff, r.root.near("handoff")
+	h, n := r.c.Handoff, r.section("handoff")
 	if n.table == nil {
 		return
 	}
@@ -233,7 +242,7 @@ func (r *rules) checkHandoff() {
 }
 
 func (r *rules) checkRestart() {
-	c, n := r.c.Restart, r.root.near("restart")
+	c, n := r.c.Restart, r.section("restart")
 	if n.table == nil {
 		return
 	}

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"baton/internal/event"
 	"baton/internal/testkit"
 )
 
@@ -219,4 +220,22 @@ func TestMonitIsDrawnOnEveryTerminal(t *testing.T) {
 	}
 	s := monit(t, web.Home, 80, 24, "TERM=dumb")
 	s.shows("baton: monit needs a terminal", "left with 2.")
+}
+
+// R is baton restart: another launcher, which outlives the screen.
+func TestMonitRestartsWhatWasStarted(t *testing.T) {
+	h := newHouse(t)
+	h.must(words("web", testkit.Target("ready")...)...)
+	before := h.report("web").PID
+	s := monit(t, h.home, 80, 24)
+	s.shows("▸ web  serving", "started pid") // its log
+	s.press("R")
+	s.shows("stop web and start it again?")
+	s.press("y")
+	s.shows("web: restarted", "▸ web  serving")
+	s.press("q")
+	s.shows("left with 0.")
+	if now := h.report("web"); now.PID == before || now.State != event.StateServing {
+		t.Errorf("pid %d before, then %d, %s", before, now.PID, now.State)
+	}
 }
