@@ -21,7 +21,7 @@ var interpreters = map[string]string{
 // takeCommand finds the name, the directory and the command.
 func (t *taken) takeCommand(names map[string]bool) error {
 	script, ok := t.table["script"].(string)
-	if !ok || script == "" {
+	if words, err := split(script); !ok || err == nil && (len(words) == 0 || words[0] == "") {
 		return errors.New("it has no script")
 	}
 	t.cwd = filepath.Dir(t.File)
