@@ -117,6 +117,8 @@ func (e *eviction) done(listeners []*listener, slot int) bool {
 	switch {
 	case came: // asked after the look: it may be among the holders
 		return true
+	case err != nil && len(ours) == 0: // nobody ever got it
+		return true
 	case err != nil: // no descriptor to look with: later
 		return false
 	case starting: // which of the holders it is cannot be told yet

@@ -1,8 +1,12 @@
 package handoff_test
 
 import (
+	"bufio"
+	"net"
 	"os"
+	"path/filepath"
 	"runtime"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -11,6 +15,7 @@ import (
 	"baton/handoff/machine"
 	"baton/health"
 	"baton/internal/event"
+	"baton/internal/socket"
 	"baton/internal/testkit"
 )
 
@@ -92,4 +97,57 @@ func TestReplacementsLeaveNoGoroutineAndNoDescriptor(t *testing.T) {
 		t.Errorf("%d goroutines and %d descriptors, %d and %d before", g, d, goroutines, descriptors)
 	}
 	e.stop()
+}
+
+// A worker waits for its restart when a newcomer takes over that does not have one of its
+// listeners any more: who is queued there is served by the release that has it.
+func TestAQueueOfAListenerThatANewcomerDoesNotHaveIsServed(t *testing.T) {
+	for range 4 { // what it went by was right by chance
+		testkit.Leaks(t)
+		file := filepath.Join(t.TempDir(), "behaviour")
+		testkit.Behave(t, file)
+		e := startAs(t, func(p *handoff.Plan) {
+			p.Listeners[1] = handoff.ListenerPlan{
+				Address: socket.Address{Network: "tcp", Host: "127.0.0.2"},
+				Options: socket.Options{Name: "old", UID: -1, GID: -1},
+			}
+			p.Policy.BackoffMin, p.Policy.BackoffMax = time.Hour, time.Hour
+		}, "@"+file)
+		w := e.ready(1, 1)[0]
+		old := ""
+		for _, l := range e.Report().Listeners {
+			if l.Name == "old" {
+				old = strings.TrimPrefix(l.Address, "tcp://")
+			}
+		}
+		testkit.Behave(t, file, "exit=1")
+		if err := syscall.Kill(w.PID, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		testkit.Wait(t, func() bool {
+			g := e.Report().Generations[0]
+			return len(g.Workers) == 1 && g.Workers[0].State == string(machine.Waiting)
+		}, "the worker to wait for its restart")
+		c, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", old)
+		if err != nil { // connected is queued
+			t.Fatal(err)
+		}
+		defer func() { _ = c.Close() }() // only read from
+		if _, err := c.Write([]byte("GET / HTTP/1.0\r\n\r\n")); err != nil {
+			t.Fatal(err)
+		}
+		testkit.Behave(t, file)
+		e.change(func(p *handoff.Plan) { p.Listeners = p.Listeners[:1] })
+		if v := e.reload(); v.Outcome != machine.Swapped {
+			t.Fatalf("%+v", v)
+		}
+		if err := c.SetReadDeadline(time.Now().Add(30 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		if line, err := bufio.NewReader(c).ReadString('\n'); err != nil || !strings.Contains(line, "200") {
+			t.Fatalf("%q, %v", line, err)
+		}
+		e.wait(event.Gone, 1)
+		e.stop()
+	}
 }

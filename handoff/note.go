@@ -55,6 +55,9 @@ func (s *Supervisor) note(n machine.Note) {
 	}
 	g := s.gens[n.Gen]
 	if p, ok := phases[n.Kind]; ok && g != nil {
+		if old := s.serving(); old != nil && p == machine.Serving {
+			old.phase = machine.Standby // only one serves; where this one goes is told next
+		}
 		g.phase = p
 	}
 	switch n.Kind {
