@@ -147,10 +147,6 @@ func (f *follower) turn(p *part) (more bool, err error) {
 	switch {
 	case serr != nil:
 		return false, serr
-	case was.Size() < p.pos:
-		p.seek(0)
-		f.ident = nil
-		return was.Size() > 0, nil
 	case errors.Is(err, fs.ErrNotExist):
 		return false, nil
 	case err != nil:
