@@ -279,6 +279,37 @@ func (f *polled) read(t *testing.T) {
 	}
 }
 
+// A file that is emptied and written to between two looks is read from its beginning,
+// also when it was empty at the look before.
+func TestAFollowerSeesThatAFileWasEmptied(t *testing.T) {
+	leaks(t)
+	for _, looked := range []bool{false, true} {
+		dir := t.TempDir()
+		s, _ := openStore(t, StoreOptions{Directory: dir})
+		f, got := poller(t, dir)
+		f.read(t)
+		say(s, 0, 3)
+		settled(t, s)
+		f.read(t)
+		if looked {
+			f.read(t)
+		}
+		if err := os.Truncate(filepath.Join(dir, current), 0); err != nil {
+			t.Fatal(err)
+		}
+		say(s, 3, 2)
+		settled(t, s)
+		f.read(t)
+		say(s, 5, 20) // more than there was
+		settled(t, s)
+		f.read(t)
+		if len(*got) != 25 || (*got)[3] != "line 3" || (*got)[24] != "line 24" {
+			t.Errorf("%q", *got)
+		}
+		s.Close()
+	}
+}
+
 // What was written between a follower's last look and the rotation is read first.
 func TestAFollowerReadsAFileToItsEnd(t *testing.T) {
 	leaks(t)
