@@ -18,7 +18,7 @@ type follower struct {
 	src   Source
 	query *Query
 	parts []*part // the last one is the current file; never empty
-	ident []byte  // of the current file, once it has one
+	ident []byte  // how the current file begins; empty: nothing of it was read
 	after string  // the newest rotated file when the current one was opened
 	last  bool    // the current file has been replaced, and is read for the last time
 	count count
@@ -53,9 +53,13 @@ func (f *follower) poll(most int, show func(*Record) error) error {
 	f.verify()
 	for n := 0; n < most; {
 		p := f.parts[0]
+		first := p.pos == 0 && len(f.parts) == 1
 		line, ok := p.next()
 		if ok {
 			n++
+			if first {
+				f.ident = bytes.Clone(line[:min(len(line), identSize)])
+			}
 			if err := f.take(line, show); err != nil {
 				return err
 			}
@@ -121,17 +125,12 @@ func comment(app string, stamp []byte, text string, dropped int64) *Record {
 }
 
 // verify finds out whether the current file is still what it was: it may have been
-// emptied and written to since.
+// emptied, and written to since.
 func (f *follower) verify() {
-	p := f.parts[len(f.parts)-1]
-	if p.f == nil {
-		return
-	}
-	now := ident(p.f)
-	if !bytes.HasPrefix(now, f.ident) {
+	if p := f.parts[len(f.parts)-1]; p.f != nil && !bytes.HasPrefix(ident(p.f), f.ident) {
 		p.seek(0)
+		f.ident = nil
 	}
-	f.ident = now
 }
 
 // turn is called at the end of the current file, and reports whether there is more.
@@ -147,10 +146,6 @@ func (f *follower) turn(p *part) (more bool, err error) {
 	switch {
 	case serr != nil:
 		return false, serr
-	case was.Size() < p.pos:
-		p.seek(0)
-		f.ident = nil
-		return was.Size() > 0, nil
 	case errors.Is(err, fs.ErrNotExist):
 		return false, nil
 	case err != nil:
@@ -196,7 +191,6 @@ func (f *follower) advance(p *part, was os.FileInfo) (bool, error) {
 	}
 	p.close()
 	f.parts, f.ident, f.last = append(parts, newPart(v.cur)), nil, false
-	f.verify()
 	return len(parts) > 0 || v.cur != nil, nil
 }
 

@@ -90,8 +90,7 @@ func (h *history) lastOf(f io.ReaderAt, end int64, n int) error {
 		if _, err := f.ReadAt(block, end); err != nil && err != io.EOF {
 			return err
 		}
-		block = append(block, rest...)
-		block = bytes.TrimSuffix(block, []byte{'\n'})
+		block = bytes.TrimSuffix(append(block, rest...), []byte{'\n'})
 		for {
 			i := bytes.LastIndexByte(block, '\n')
 			if i < 0 {
@@ -102,10 +101,10 @@ func (h *history) lastOf(f io.ReaderAt, end int64, n int) error {
 			}
 			block = block[:i]
 		}
-		rest = append(block, '\n')
+		rest = block
 	}
 	if len(rest) > 0 {
-		h.want(bytes.TrimSuffix(rest, []byte{'\n'}), n)
+		h.want(rest, n)
 	}
 	return nil
 }

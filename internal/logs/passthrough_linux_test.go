@@ -251,3 +251,25 @@ func TestTheTailComesAtOnce(t *testing.T) {
 		})
 	}
 }
+
+// However lines come in chunks, the last ones are remembered.
+func TestTheTailDoesNotDependOnTheChunks(t *testing.T) {
+	for _, n := range []int{5, tailLines - 1, tailLines, tailLines + 1, 3 * tailLines} {
+		var all []string
+		for i := range n {
+			all = append(all, fmt.Sprint("line ", i))
+		}
+		tail := newTail()
+		tail.write([]byte("the first of ")) // its rest is in the chunk
+		tail.write([]byte(strings.Join(all, "\n") + "\n"))
+		all[0] = "the first of " + all[0]
+		if got, want := tail.lines(), all[max(0, n-tailLines):]; strings.Join(got, "|") != strings.Join(want, "|") {
+			t.Errorf("of %d: %q, want %q", n, got, want)
+		}
+		tail.write([]byte("no end"))
+		all = append(all, "no end")
+		if got, want := tail.lines(), all[max(0, len(all)-tailLines):]; strings.Join(got, "|") != strings.Join(want, "|") {
+			t.Errorf("of %d: %q, want %q", n, got, want)
+		}
+	}
+}

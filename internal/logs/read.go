@@ -149,7 +149,9 @@ func (r *reader) begin(s Source) error {
 	}
 	f.parts[0].seek(end)
 	f.count.next = next
-	f.verify()
+	if end > 0 {
+		f.ident = ident(v.cur)
+	}
 	h.cur, h.end = v.cur, end
 	return nil
 }

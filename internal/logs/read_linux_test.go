@@ -141,17 +141,7 @@ func TestWhatWasRemovedUnreadIsCounted(t *testing.T) {
 	leaks(t)
 	dir := t.TempDir()
 	s, _ := openStore(t, StoreOptions{Directory: dir, MaxSize: 1 << 20, Keep: 10})
-	f := &follower{src: Source{"web", dir}, query: &Query{Worker: -1}, parts: []*part{newPart(nil)}}
-	defer f.close()
-	var got []string
-	read := func() {
-		t.Helper()
-		for done := false; !done; done = f.all {
-			if err := f.poll(1000, func(r *Record) error { got = append(got, string(r.Text)); return nil }); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
+	f, got := poller(t, dir)
 	rotate := func() {
 		t.Helper()
 		if err := s.do(s.rotate); err != nil {
@@ -160,12 +150,16 @@ func TestWhatWasRemovedUnreadIsCounted(t *testing.T) {
 	}
 	say(s, 0, 3)
 	settled(t, s)
-	read()
+	f.read(t)
 	say(s, 3, 1)
 	rotate()
-	say(s, 4, 5)
+	say(s, 4, 2)
+	s.mu.Lock()
+	s.missed = 10
+	s.mu.Unlock()
+	say(s, 16, 3)
 	rotate()
-	say(s, 9, 2)
+	say(s, 19, 2)
 	settled(t, s)
 	files, err := list(dir)
 	if err != nil || len(files) != 2 {
@@ -174,10 +168,20 @@ func TestWhatWasRemovedUnreadIsCounted(t *testing.T) {
 	if err := os.Remove(filepath.Join(dir, files[1].file())); err != nil {
 		t.Fatal(err)
 	}
-	read()
-	want := "line 0,line 1,line 2,line 3,5 lines were removed before they could be read,line 9,line 10"
-	if strings.Join(got, ",") != want {
-		t.Errorf("%q, want %q", got, want)
+	f.read(t)
+	s.mu.Lock()
+	s.missed = 20
+	s.mu.Unlock()
+	say(s, 41, 1)
+	rotate()
+	say(s, 42, 1)
+	settled(t, s)
+	f.read(t)
+	// What was dropped has its numbers too: nothing is missing besides.
+	want := "line 0,line 1,line 2,line 3,15 lines were removed before they could be read,line 19,line 20," +
+		"20 lines dropped: " + errSlow.Error() + ",line 41,line 42"
+	if strings.Join(*got, ",") != want {
+		t.Errorf("%q, want %q", *got, want)
 	}
 	s.Close()
 }
@@ -232,8 +236,7 @@ func TestAFollowerSeesWholeRecordsOnly(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer w.Close()
-	q := anything(filepath.Dir(path))
-	got := follow(t, q)
+	f, got := poller(t, filepath.Dir(path))
 	whole := putOne([]byte("whole"), false)
 	put := func(at int64, b []byte) {
 		t.Helper()
@@ -242,16 +245,126 @@ func TestAFollowerSeesWholeRecordsOnly(t *testing.T) {
 		}
 	}
 	put(0, whole)
-	got.await(t, 1)
-	put(int64(len(whole)), whole[:30])
+	f.read(t)
+	put(int64(len(whole)), whole[:len(whole)-5])
+	f.read(t)
 	if err := w.Truncate(int64(len(whole))); err != nil {
 		t.Fatal(err)
 	}
 	put(int64(len(whole)), putOne([]byte("other"), false))
-	got.await(t, 2)
-	if all := got.list(); all[1] != "other" {
-		t.Errorf("%q", all)
+	f.read(t)
+	if strings.Join(*got, ",") != "whole,other" {
+		t.Errorf("%q", *got)
 	}
+}
+
+// polled is a follower that is asked by the test.
+type polled struct {
+	follower
+	got []string
+}
+
+func poller(t *testing.T, dir string) (*polled, *[]string) {
+	f := &polled{follower: follower{src: Source{"web", dir}, query: &Query{Worker: -1}, parts: []*part{newPart(nil)}}}
+	t.Cleanup(f.close)
+	return f, &f.got
+}
+
+func (f *polled) read(t *testing.T) {
+	t.Helper()
+	for done := false; !done; done = f.all {
+		if err := f.poll(1000, func(r *Record) error { f.got = append(f.got, string(r.Text)); return nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// A file that is emptied and written to between two looks is read from its beginning,
+// also when it was empty at the look before.
+func TestAFollowerSeesThatAFileWasEmptied(t *testing.T) {
+	leaks(t)
+	for _, looked := range []bool{false, true} {
+		dir := t.TempDir()
+		s, _ := openStore(t, StoreOptions{Directory: dir})
+		f, got := poller(t, dir)
+		f.read(t)
+		say(s, 0, 3)
+		settled(t, s)
+		f.read(t)
+		if looked {
+			f.read(t)
+		}
+		if err := os.Truncate(filepath.Join(dir, current), 0); err != nil {
+			t.Fatal(err)
+		}
+		say(s, 3, 2)
+		settled(t, s)
+		f.read(t)
+		say(s, 5, 20) // more than there was
+		settled(t, s)
+		f.read(t)
+		if len(*got) != 25 || (*got)[3] != "line 3" || (*got)[24] != "line 24" {
+			t.Errorf("%q", *got)
+		}
+		s.Close()
+	}
+}
+
+// What was written between a follower's last look and the rotation is read first.
+func TestAFollowerReadsAFileToItsEnd(t *testing.T) {
+	leaks(t)
+	dir := t.TempDir()
+	s, _ := openStore(t, StoreOptions{Directory: dir, Keep: 10})
+	f, got := poller(t, dir)
+	say(s, 0, 2)
+	settled(t, s)
+	f.read(t)
+	say(s, 2, 2)
+	if err := s.do(s.rotate); err != nil {
+		t.Fatal(err)
+	}
+	say(s, 4, 2)
+	settled(t, s)
+	// As if it had come to the end just before the two lines were written.
+	if more, err := f.turn(f.parts[0]); !more || err != nil {
+		t.Errorf("%v, %v", more, err)
+	}
+	f.read(t)
+	if strings.Join(*got, ",") != "line 0,line 1,line 2,line 3,line 4,line 5" {
+		t.Errorf("%q", *got)
+	}
+	s.Close()
+}
+
+// Following goes on where what was shown ends.
+func TestFollowingRepeatsNothing(t *testing.T) {
+	leaks(t)
+	dir := t.TempDir()
+	s, _ := openStore(t, StoreOptions{Directory: dir, Keep: 10})
+	say(s, 0, 5)
+	if err := s.do(s.rotate); err != nil {
+		t.Fatal(err)
+	}
+	say(s, 5, 5)
+	settled(t, s)
+	had := 10
+	for _, lines := range []int{-1, 7, 0} {
+		q := anything(dir)
+		q.Lines = lines
+		got := follow(t, q)
+		say(s, had, 1)
+		had++
+		settled(t, s)
+		want := texts(t, anything(dir))
+		if lines >= 0 {
+			want = want[had-1-lines:]
+		}
+		got.await(t, len(want))
+		if all := got.list(); strings.Join(all, ",") != strings.Join(want, ",") {
+			t.Errorf("%d lines: %q, want %q", lines, all, want)
+		}
+	}
+	s.Close()
 }
 
 // A damaged file costs what is damaged, and is said.

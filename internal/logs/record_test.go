@@ -72,6 +72,21 @@ func TestEveryLineComesBackFromItsRecord(t *testing.T) {
 	})
 }
 
+func TestPlainEndsAtWhatIsNot(t *testing.T) {
+	for _, c := range []byte{0, 1, '\t', '\r', 0x1f, '"', '\\', 0x80, 0xc3, 0xff} {
+		for at := range 20 {
+			line := []byte("abcdefghijklmnopqrst")
+			line[at] = c
+			if got := plain(line); got != at {
+				t.Errorf("%q: %d, want %d", line, got, at)
+			}
+		}
+	}
+	if line := []byte("all of this !#[]^~\x7f is plain"); plain(line) != len(line) {
+		t.Errorf("%d of %d", plain(line), len(line))
+	}
+}
+
 func TestRecordsOfOthersAreRead(t *testing.T) {
 	var r Record
 	line := `{"l":"a\u00e9\/\b\f","x":[1,2],"t":"2026-11-29T14:00:00Z","s":"err","new":"x","w":7}`
