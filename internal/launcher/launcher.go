@@ -87,6 +87,7 @@ func Run(ctx context.Context, o Options) (err error) {
 // engine runs it and what it needs until it ends.
 func engine(ctx context.Context, o Options, log *slog.Logger, caught *signals, c *configs, out *outputs, name *claim) error {
 	var adapter *controlled
+	var serves *config.Config // of a generation that is about to be said to serve
 	events := &control.Feed{}
 	beside := newBeside(c.first, log)
 	crew := newCrew(name.list(), log)
@@ -97,6 +98,12 @@ func engine(ctx context.Context, o Options, log *slog.Logger, caught *signals, c
 		Output: out.worker,
 		Observe: func(e event.Event) {
 			record(log, e)
+			if serves != nil { // its log level is for what comes after this event
+				if o.Applied != nil {
+					o.Applied(serves)
+				}
+				serves = nil
+			}
 			events.Add(e)
 			adapter.observe(e)
 			beside.hooks.Observe(e)
@@ -117,9 +124,7 @@ func engine(ctx context.Context, o Options, log *slog.Logger, caught *signals, c
 			beside.apply(applied)
 			name.wanted.Store(applied)
 			go name.admit(log) // ends when the group was looked up
-			if o.Applied != nil {
-				o.Applied(applied)
-			}
+			serves = applied
 		},
 		Log: log,
 	})
