@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -244,8 +245,9 @@ func TestAMillionLinesAreFollowedOrCounted(t *testing.T) {
 	if err := follow.Start(); err != nil {
 		t.Fatal(err)
 	}
-	seen := make(chan error, 1)
+	seen, follows := make(chan error, 1), make(chan struct{})
 	n := numbered{next: 1}
+	var once sync.Once
 	go func() { // ends with the last line, or with the one that follows
 		for r := bufio.NewReaderSize(out, 1<<20); n.next <= lines; {
 			line, err := r.ReadString('\n')
@@ -256,11 +258,17 @@ func TestAMillionLinesAreFollowedOrCounted(t *testing.T) {
 				seen <- err
 				return
 			}
+			once.Do(func() { close(follows) })
 		}
 		seen <- nil
 	}()
 	began := time.Now()
 	open()
+	select { // what is removed before anybody follows is missed by nobody
+	case <-follows:
+	case err := <-seen:
+		t.Fatalf("before the first line was removed: %v", err)
+	}
 	flushed := 0
 	for written := false; !written; flushed++ {
 		cmd := exec.Command(testkit.Binary(t), "flush", "test")
