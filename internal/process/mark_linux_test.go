@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"baton/internal/process"
 	"baton/internal/testkit"
 )
@@ -56,7 +58,11 @@ func mark(t *testing.T, pid int) process.Mark {
 func TestAMarkIsOfOneProcess(t *testing.T) {
 	leader, child := group(t)
 	m := mark(t, leader.Process.Pid)
-	if m.Parent != os.Getpid() || m.Group != m.PID || m.Session == 0 {
+	session, err := unix.Getsid(0) // 0 where its leader is outside our pid namespace
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m.Parent != os.Getpid() || m.Group != m.PID || m.Session != session {
 		t.Errorf("mark %+v", m)
 	}
 	other := m
