@@ -34,14 +34,14 @@ type room struct {
 // What the rooms of the engine stand on. These import nothing of ours but what
 // their own row says.
 var foundations = []string{
-	"handoff/machine", "health", "internal/event",
+	"handoff/machine", "health", "internal/event", "internal/keep",
 	"internal/process", "internal/protocol", "internal/socket",
 }
 
 // What the command line wires together; the engine's inside is not part of it.
 var services = []string{
 	"handoff", "health", "internal/apps", "internal/config", "internal/control", "internal/demo", "internal/event",
-	"internal/hooks", "internal/launcher", "internal/logs", "internal/pm2", "internal/process", "internal/socket", "internal/systemd",
+	"internal/hooks", "internal/keep", "internal/launcher", "internal/logs", "internal/pm2", "internal/process", "internal/socket", "internal/systemd",
 	"internal/tui", "internal/upgrade", "internal/watch",
 }
 
@@ -53,8 +53,8 @@ var rooms = []room{
 	{dir: "internal/launcher", may: append([]string{"handoff", "internal/config", "internal/control", "internal/hooks", "internal/logs",
 		"internal/systemd", "internal/upgrade", "internal/watch"}, foundations...)},
 	{dir: "internal/tui", may: []string{"internal/control", "internal/event"}},
-	{dir: "internal/control", may: []string{"internal/event"}},
-	{dir: "internal/upgrade", may: []string{"internal/event", "internal/process", "internal/protocol", "internal/socket"}},
+	{dir: "internal/control", may: []string{"internal/event", "internal/keep"}},
+	{dir: "internal/upgrade", may: []string{"internal/event", "internal/keep", "internal/process"}},
 	{dir: "handoff", may: foundations, tests: []string{"internal/logs"}},
 	{dir: "handoff/machine"},
 	{dir: "health"},
@@ -63,14 +63,15 @@ var rooms = []room{
 	{dir: "internal/e2e"},
 	{dir: "internal/event"},
 	{dir: "internal/hooks", may: []string{"internal/event", "internal/process"}},
+	{dir: "internal/keep"},
 	{dir: "internal/load"},
-	{dir: "internal/logs"},
+	{dir: "internal/logs", may: []string{"internal/keep"}},
 	{dir: "internal/pm2", may: []string{"internal/config"}},
-	{dir: "internal/process", tests: []string{"internal/protocol"}},
-	{dir: "internal/protocol"},
-	{dir: "internal/socket", may: []string{"internal/socket/diag"}},
+	{dir: "internal/process", may: []string{"internal/keep"}, tests: []string{"internal/protocol"}},
+	{dir: "internal/protocol", may: []string{"internal/keep"}},
+	{dir: "internal/socket", may: []string{"internal/keep", "internal/socket/diag"}},
 	{dir: "internal/socket/diag"},
-	{dir: "internal/systemd"},
+	{dir: "internal/systemd", may: []string{"internal/keep"}},
 	{dir: "internal/watch"},
 	{dir: "internal/testkit/wire", may: []string{"internal/testkit"}},
 	{dir: "internal/testkit", may: []string{"internal/load", "internal/process"}},
