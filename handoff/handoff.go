@@ -15,6 +15,7 @@ package handoff
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"log/slog"
 	"sync"
@@ -24,6 +25,7 @@ import (
 	"baton/handoff/machine"
 	"baton/health"
 	"baton/internal/event"
+	"baton/internal/keep"
 	"baton/internal/process"
 	"baton/internal/protocol"
 	"baton/internal/socket"
@@ -46,7 +48,7 @@ type Plan struct {
 	Stdin         string // name of the listener that is the worker's standard input; "": none
 	Together      bool   // all workers have one socket of each listener, not only of unix ones
 	Policy        machine.Policy
-	Origin        any // what it was made from: the caller's own, for Options.Applied
+	Origin        any `json:"-"` // what it was made from: the caller's own, for Options.Applied
 }
 
 // Live is how it is found out that a worker which was ready does not serve any more.
@@ -77,6 +79,9 @@ type Output interface {
 	// Tail returns the last lines written; after the worker's end all that it
 	// wrote has arrived, whoever else still holds its descriptors.
 	Tail() []string
+	// Keep names its descriptors and returns what Options.ResumeOutput needs besides, as
+	// something that has words in JSON.
+	Keep(prefix string, f *keep.Files) any
 }
 
 // Options are what a Supervisor needs from outside.
@@ -93,7 +98,14 @@ type Options struct {
 	// Applied, which may be nil, is told the plan of each generation that comes to
 	// serve, before Observe hears that it does. As for Observe.
 	Applied func(*Plan)
-	Log     *slog.Logger
+	// Keep, which may be nil, is told what there is whenever that may have changed, with
+	// the descriptors that belong to it, which stay the Supervisor's. As for Observe.
+	Keep func(State, *keep.Files)
+	// ResumeOutput takes up a worker's output from what Output.Keep gave, and Origin a
+	// plan's Origin from its JSON. For Resume.
+	ResumeOutput func(generation, index int, kept json.RawMessage, prefix string, f *keep.Files) (Output, error)
+	Origin       func(json.RawMessage) (any, error)
+	Log          *slog.Logger
 }
 
 // Verdict is the one answer to a reload.
@@ -134,15 +146,21 @@ type Supervisor struct {
 	watches   map[machine.Slot]*watch
 	verdicts  map[machine.Request]func(Verdict)
 	preparing machine.Generation // whose Prepare is not answered; 0: none
-	lastReq   machine.Request
-	scaled    scaled
-	began     time.Time
-	sampling  bool   // somebody looks at what workers use
-	restarts  int    // how many workers were started in the place of others
-	verdict   string // the last one, in words
-	stopping  bool
-	halted    bool
-	failure   string
+	// preparingFrom is whose release that one is to run again.
+	preparingFrom machine.Generation
+	lastReq       machine.Request
+	lastNamed     int       // names of descriptors that were given
+	changed       bool      // there may be something to keep
+	frozen        *freezing // to be done when nothing is being started; nil: nothing is
+	resumed       *State    // what Run begins with; nil: with nothing
+	scaled        scaled
+	began         time.Time
+	sampling      bool   // somebody looks at what workers use
+	restarts      int    // how many workers were started in the place of others
+	verdict       string // the last one, in words
+	stopping      bool
+	halted        bool
+	failure       string
 }
 
 // New returns a Supervisor that has done nothing yet.
@@ -154,9 +172,8 @@ func New(o Options) *Supervisor {
 		o.Observe = func(event.Event) {}
 	}
 	extra := newExtras(o.Log)
-	return &Supervisor{
+	s := &Supervisor{
 		opts: o, log: o.Log, extra: extra, began: time.Now(),
-		hub:       protocol.NewHub(protocol.HubOptions{Listen: extra.listen, Log: o.Log}),
 		calls:     make(chan func()), // unbuffered: what was taken is done
 		done:      make(chan struct{}),
 		gens:      make(map[machine.Generation]*generation),
@@ -170,6 +187,12 @@ func New(o Options) *Supervisor {
 		watches:   make(map[machine.Slot]*watch),
 		verdicts:  make(map[machine.Request]func(Verdict)),
 	}
+	s.hub = protocol.NewHub(s.hubOptions())
+	return s
+}
+
+func (s *Supervisor) hubOptions() protocol.HubOptions {
+	return protocol.HubOptions{Listen: s.extra.listen, Log: s.log}
 }
 
 // upkeep is how often the sockets are compared with what they should be: what a
@@ -191,7 +214,12 @@ func (s *Supervisor) Run(ctx context.Context) error {
 	defer cancel()
 	defer close(s.done)
 
-	s.reload(nil)
+	if s.resumed != nil {
+		s.goOn()
+	} else {
+		s.reload(nil)
+	}
+	s.keepNow()
 	tick := time.NewTicker(upkeep)
 	defer tick.Stop()
 	ended := ctx.Done()
@@ -199,6 +227,8 @@ func (s *Supervisor) Run(ctx context.Context) error {
 		select {
 		case f := <-s.calls:
 			f()
+			s.changed = true
+			s.freeze()
 		case <-tick.C:
 			s.maintain()
 			s.lookAfter()
@@ -206,6 +236,10 @@ func (s *Supervisor) Run(ctx context.Context) error {
 			ended = nil
 			s.end()
 		}
+		s.keepNow()
+	}
+	if z := s.frozen; z != nil {
+		z.answer(errStopping)
 	}
 	s.closeAll()
 	whole = true

@@ -51,17 +51,20 @@ func (r *Record) Write(text []byte) error {
 	if len(text) > room-headSize {
 		return fmt.Errorf("%d bytes of state: more than %d", len(text), room-headSize)
 	}
-	r.seq++
-	at := int64(r.seq%2) * room
+	seq := r.seq + 1 // the next try is not to be written over what counts
+	at := int64(seq%2) * room
 	if _, err := r.file.WriteAt(text, at+headSize); err != nil {
 		return err
 	}
 	var h [headSize]byte
-	binary.LittleEndian.PutUint64(h[:], r.seq)
+	binary.LittleEndian.PutUint64(h[:], seq)
 	binary.LittleEndian.PutUint64(h[8:], uint64(len(text)))
-	binary.LittleEndian.PutUint64(h[16:], sum(r.seq, text))
-	_, err := r.file.WriteAt(h[:], at)
-	return err
+	binary.LittleEndian.PutUint64(h[16:], sum(seq, text))
+	if _, err := r.file.WriteAt(h[:], at); err != nil {
+		return err
+	}
+	r.seq = seq
+	return nil
 }
 
 // sum covers the number too: a head that was half written counts for nothing.
