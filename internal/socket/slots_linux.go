@@ -176,25 +176,6 @@ func (g *steered) Steer(table []Share) error {
 	return err
 }
 
-// checkTable refuses what has no meaning.
-func checkTable(table []Share, exists func(slot int) bool) error {
-	if len(table) == 0 {
-		return errors.New("no slot to steer to")
-	}
-	for _, s := range table {
-		if !exists(s.Slot) {
-			return fmt.Errorf("slot %d: %w", s.Slot, ErrNoSlot)
-		}
-		if s.Weight < 1 {
-			return fmt.Errorf("slot %d: weight %d is less than 1", s.Slot, s.Weight)
-		}
-		if s.Side != 0 && s.Side != 1 {
-			return fmt.Errorf("slot %d: side %d is neither 0 nor 1", s.Slot, s.Side)
-		}
-	}
-	return nil
-}
-
 func (g *steered) Probe(ctx context.Context, slot int, owner func(inode uint64) bool) error {
 	p := g.prober(slot, func() error { return g.attach() })
 	if g.several(slot) {

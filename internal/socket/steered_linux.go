@@ -42,6 +42,7 @@ type steered struct {
 	isolated map[netip.AddrPort]int // probes under way, and the slots they go to
 	watch    *watch
 	closed   bool
+	made     int // members so far
 
 	backlogs  map[int]bool         // slots whose backlog was reported as restored
 	seen      []uint64             // inodes of the group at the last look, in the kernel's hash order
@@ -53,10 +54,12 @@ type steered struct {
 // member is one socket of the group.
 type member struct {
 	fd      int // -1 for a stranger's
+	number  int // of its descriptor's name (Keep)
 	inode   uint64
 	slot    int              // the first of those that have it, or notSlot
 	backlog int              // as the kernel took it
 	refused bool             // its slots are
+	foreign *foreign         // systemd's, who has it too; nil for one of our own making
 	left    []netip.AddrPort // connections of probes that may still be queued
 }
 
@@ -133,7 +136,7 @@ func bindGroup(at *endpoint) (int, error) {
 
 // build makes the first members: the anchor from fd, slot 0, and the guards.
 func (g *steered) build(fd int) error {
-	anchor := &member{fd: fd, slot: notSlot}
+	anchor := g.member(fd)
 	g.order = append(g.order, anchor)
 	if err := g.at.deafen(fd); err != nil {
 		return err
@@ -156,6 +159,12 @@ func (g *steered) build(fd int) error {
 		}
 	}
 	return nil
+}
+
+// member is a socket that is new to the group, with a number that no other had.
+func (g *steered) member(fd int) *member {
+	g.made++
+	return &member{fd: fd, number: g.made, slot: notSlot}
 }
 
 // open starts to listen on a bound member and notes what the kernel made of it.
@@ -182,7 +191,7 @@ func (g *steered) join() error {
 	if err != nil {
 		return err
 	}
-	m := &member{fd: fd, slot: notSlot}
+	m := g.member(fd)
 	err = g.at.prepare(fd)
 	if err == nil {
 		err = reusePort(fd, 1)
