@@ -37,7 +37,8 @@ type State struct {
 	Restarts    int                  `json:"restarts"`
 	Verdict     string               `json:"verdict"`
 	Stopping    bool                 `json:"stopping"`
-	Named       int                  `json:"named"` // names of descriptors that were given
+	Resumed     int                  `json:"resumed"` // how often another one's place was taken
+	Named       int                  `json:"named"`   // names of descriptors that were given
 }
 
 // ReleaseState is one release.
@@ -137,7 +138,7 @@ func (s *Supervisor) keep(f *keep.Files) State {
 		Rules: s.rules.Keep(), Hub: s.hub.Keep(hubPrefix, f), Extras: s.extra.keep(f),
 		Preparing: s.preparing, From: s.preparingFrom, LastRequest: s.lastReq,
 		ScaledTo: s.scaled.to, ScaledFrom: s.scaled.configured,
-		Began: s.began, Restarts: s.restarts, Verdict: s.verdict, Stopping: s.stopping, Named: s.lastNamed,
+		Began: s.began, Restarts: s.restarts, Verdict: s.verdict, Stopping: s.stopping, Resumed: s.resumes, Named: s.lastNamed,
 	}
 	for _, n := range slices.Sorted(maps.Keys(s.releases)) {
 		st.Releases = append(st.Releases, s.keepRelease(s.releases[n], f))

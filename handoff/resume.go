@@ -71,6 +71,7 @@ func Resume(o Options, st State, f *keep.Files) (*Supervisor, error) {
 	s.preparing, s.preparingFrom, s.lastReq = 0, st.From, st.LastRequest
 	s.scaled = scaled{to: st.ScaledTo, configured: st.ScaledFrom}
 	s.began, s.restarts, s.verdict, s.stopping, s.lastNamed = st.Began, st.Restarts, st.Verdict, st.Stopping, st.Named
+	s.resumes = st.Resumed + 1
 	for slot, n := range st.Slots {
 		if n != 0 {
 			s.slots[machine.Slot(slot)] = n
