@@ -86,7 +86,8 @@ type Output interface {
 
 // Options are what a Supervisor needs from outside.
 type Options struct {
-	Name string // of the application
+	Name    string // of the application
+	Version string // of the program, for Report
 	// Load resolves the configuration afresh: for the first generation and at
 	// each reload. It is called from another goroutine, never twice at once.
 	Load func() (*Plan, error)
@@ -149,6 +150,7 @@ type Supervisor struct {
 	// preparingFrom is whose release that one is to run again.
 	preparingFrom machine.Generation
 	lastReq       machine.Request
+	resumes       int       // how often this took the place of another
 	lastNamed     int       // names of descriptors that were given
 	changed       bool      // there may be something to keep
 	frozen        *freezing // to be done when nothing is being started; nil: nothing is
