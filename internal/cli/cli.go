@@ -97,6 +97,7 @@ func (p *program) commands() []*cli.Command {
 		p.scaleCommand(),
 		p.stopCommand(),
 		p.deleteCommand(),
+		p.upgradeCommand(),
 		p.saveCommand(),
 		p.resurrectCommand(),
 		p.startupCommand(),

@@ -140,6 +140,37 @@ func (c *Client) Stop(ctx context.Context, now bool) error {
 	})
 }
 
+// Upgrade has the launcher replaced by the program that lies where it came from, and
+// returns the state that the new one tells of. An *Error says why the old one goes on.
+func (c *Client) Upgrade(ctx context.Context) (*event.Report, error) {
+	before, err := c.Glance(ctx)
+	if err != nil {
+		return nil, err
+	}
+	err = c.call(ctx, http.MethodPost, "upgrade", nil, nil)
+	if !errors.Is(err, ErrNotRunning) {
+		return nil, err
+	}
+	for { // it went away, as it does when it is replaced
+		after, err := c.Glance(ctx)
+		switch {
+		case err == nil && after.PID == before.PID && after.Resumed > before.Resumed:
+			return after, nil
+		case err == nil && after.PID != before.PID:
+			return nil, fmt.Errorf("%s: the launcher was pid %d, and is pid %d now", c.Name, before.PID, after.PID)
+		case errors.Is(err, ErrNotRunning):
+			return nil, err // its socket stays open over an upgrade
+		case err != nil && ctx.Err() != nil:
+			return nil, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%s: no answer: %w", c.Name, context.Cause(ctx))
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
 // Reopen has the launcher open the files again to which it writes its workers' output.
 func (c *Client) Reopen(ctx context.Context) error {
 	return c.call(ctx, http.MethodPost, "reopen", nil, nil)
