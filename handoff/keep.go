@@ -229,23 +229,27 @@ func (s *Supervisor) keepNow() {
 	s.opts.Keep(st, &f)
 }
 
-// Freeze calls do with what there is, at a moment when nothing is being started: do takes
-// the process away (exec(2)), and only comes back when it could not, with the reason. Until
-// then nothing of the engine moves. answer gets that reason, or that the engine has ended.
-func (s *Supervisor) Freeze(do func(State, *keep.Files) error, answer func(error)) {
+// Freeze calls do at a moment when nothing is being started, on the goroutine of Run, so
+// that nothing of the engine moves meanwhile. take gives what there is, with descriptors
+// that stay the Supervisor's; do may make another program of the process with them (exec(2)).
+// answer gets what do returned, or that the engine stops; when Run has returned, nothing.
+func (s *Supervisor) Freeze(do func(take func() (State, *keep.Files)) error, answer func(error)) {
 	s.post(func() {
-		if s.frozen != nil {
+		switch {
+		case s.frozen != nil:
 			answer(errFreezing)
-			return
+		case s.stopping:
+			answer(errStopping)
+		default:
+			s.frozen = &freezing{do, answer}
+			s.freeze()
 		}
-		s.frozen = &freezing{do, answer}
-		s.freeze()
 	})
 }
 
 // freezing is what is to be done at such a moment.
 type freezing struct {
-	do     func(State, *keep.Files) error
+	do     func(take func() (State, *keep.Files)) error
 	answer func(error)
 }
 
@@ -262,7 +266,35 @@ func (s *Supervisor) freeze() {
 		}
 	}
 	s.frozen = nil
-	var f keep.Files
-	st := s.keep(&f)
-	z.answer(z.do(st, &f))
+	z.answer(z.do(func() (State, *keep.Files) {
+		var f keep.Files
+		return s.keep(&f), &f
+	}))
+}
+
+// Living are the workers of a State that run now.
+func (st *State) Living() (marks []process.Mark) {
+	for _, w := range st.Workers {
+		if !w.Running {
+			continue
+		}
+		// An error: it may be there, and cannot be looked at.
+		if m, ok, err := process.MarkOf(w.Process.PID); err == nil && ok && m.Start == w.Process.Start {
+			marks = append(marks, m)
+		}
+	}
+	return marks
+}
+
+// Sockets are the listening sockets of a State: the names of their descriptors, and their
+// inodes.
+func (st *State) Sockets() map[string]uint64 {
+	all := make(map[string]uint64)
+	for _, l := range st.Listeners {
+		maps.Copy(all, l.Socket.Sockets(l.Name))
+	}
+	for _, x := range st.Extras {
+		maps.Copy(all, x.Socket.Sockets(x.Name))
+	}
+	return all
 }

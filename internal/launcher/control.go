@@ -11,6 +11,7 @@ import (
 	"baton/internal/config"
 	"baton/internal/control"
 	"baton/internal/event"
+	"baton/internal/keep"
 )
 
 // operated is what the control socket needs of the engine. Each but Report and Glance posts to
@@ -159,13 +160,18 @@ type claim struct {
 // take claims the name, so that one application has one launcher. Only another one
 // that has it is an error: without a directory there is no control socket, and
 // everything else is as it should be.
-func take(o Options, name string, log *slog.Logger) (*claim, error) {
+func take(o Options, name string, before *Inheritance, log *slog.Logger) (*claim, error) {
 	none := &claim{let: -1}
 	if o.Home == nil {
 		return none, nil
 	}
 	dir, err := o.Home()
-	if err == nil {
+	if err == nil && before.upgraded {
+		// Without a claim all the same when the one before had none.
+		if none.Claim, err = control.Resume(dir, name, before.files); errors.Is(err, keep.ErrMissing) {
+			none.Claim, err = control.Take(dir, name)
+		}
+	} else if err == nil {
 		none.Claim, err = control.Take(dir, name)
 	}
 	var taken *control.TakenError
@@ -176,6 +182,22 @@ func take(o Options, name string, log *slog.Logger) (*claim, error) {
 		log.Warn("no control socket: "+err.Error(), "directory", dir)
 	}
 	return none, nil
+}
+
+// keep names the claim's descriptors for the program that this process becomes.
+func (c *claim) keep(f *keep.Files) error {
+	if c.Claim == nil {
+		return nil
+	}
+	return c.Claim.Keep(f)
+}
+
+// state is where the State lies; "": nowhere.
+func (c *claim) state() string {
+	if c.Claim == nil {
+		return ""
+	}
+	return c.Beside(stateSuffix)
 }
 
 // serve answers on the control socket until leave.

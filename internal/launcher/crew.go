@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -48,9 +49,10 @@ type crew struct {
 	closed bool
 }
 
-// newCrew begins to keep the file. Without a path there is none.
-func newCrew(path string, log *slog.Logger) *crew {
-	c := &crew{path: path, log: log, kick: make(chan struct{}, 1), done: make(chan struct{})}
+// newCrew begins to keep the file, with those that were taken over from another launcher.
+// Without a path there is none.
+func newCrew(path string, over []process.Mark, log *slog.Logger) *crew {
+	c := &crew{path: path, log: log, kick: make(chan struct{}, 1), done: make(chan struct{}), marks: over}
 	go c.keep() // ends with close
 	return c
 }
@@ -102,21 +104,23 @@ func (c *crew) write() error {
 	pids := c.fresh
 	c.fresh = nil
 	c.mu.Unlock()
-	for _, m := range c.marks {
-		pids = append(pids, m.PID)
-	}
 	self := os.Getpid()
 	var marks []process.Mark
-	seen := map[int]bool{}
 	for _, pid := range pids {
 		m, ok, err := process.MarkOf(pid)
-		if err == nil && ok && m.Parent == self && m.Group == pid && !seen[pid] {
+		if err == nil && ok && m.Parent == self && m.Group == pid {
 			marks = append(marks, m)
-		} else if err == nil && !ok && !seen[pid] {
-			// Its group may have others; Left tells whose the number is.
-			marks = append(marks, ofGroup(c.marks, pid)...)
 		}
-		seen[pid] = true
+	}
+	for _, was := range c.marks {
+		m, ok, err := process.MarkOf(was.PID)
+		switch {
+		case err == nil && ok && m.Start == was.Start:
+			marks = append(marks, m)
+		case err == nil && !ok:
+			// Its group may have others; Left tells whose the number is.
+			marks = append(marks, ofGroup(c.marks, was.PID)...)
+		}
 	}
 	c.marks = marks
 	text, err := json.Marshal(crewFile{Boot: process.Boot(), Workers: marks})
@@ -166,12 +170,21 @@ type Ending struct {
 	Grace  time.Duration        // until KILL
 	Hurry  func() bool          // asked now and then: KILL now; nil: never
 	Found  func([]process.Mark) // told whom there is to end, if anybody; nil: nobody is
+	Spared []process.Mark       // not to be ended, nor their groups
+}
+
+// left are those that are to be ended.
+func (by Ending) left(home, name string) ([]process.Mark, error) {
+	left, err := Left(home, name)
+	return slices.DeleteFunc(left, func(m process.Mark) bool {
+		return slices.ContainsFunc(by.Spared, func(s process.Mark) bool { return s.Group == m.Group })
+	}), err
 }
 
 // EndLeft ends them, and returns when they have ended. The name must be claimed, or
 // whoever claims it meanwhile has its workers ended.
 func EndLeft(home, name string, by Ending) error {
-	left, err := Left(home, name)
+	left, err := by.left(home, name)
 	if err != nil || len(left) == 0 {
 		return err
 	}
@@ -190,7 +203,7 @@ func EndLeft(home, name string, by Ending) error {
 		}
 		sig = 0
 		<-look.C
-		if left, err = Left(home, name); err != nil || len(left) == 0 {
+		if left, err = by.left(home, name); err != nil || len(left) == 0 {
 			return err
 		}
 		switch late := time.Now().After(limit); {
@@ -222,12 +235,14 @@ func (c *claim) list() string {
 	return c.Beside(crewSuffix)
 }
 
-// clear ends what a killed launcher of the name has left, before anything is bound.
-func (c *claim) clear(o Options, first *config.Config, caught *signals, log *slog.Logger) {
+// clear ends what a killed launcher of the name has left, but for those that are taken
+// over, before anything is bound.
+func (c *claim) clear(o Options, first *config.Config, spared []process.Mark, caught *signals, log *slog.Logger) {
 	if c.Claim == nil {
 		return
 	}
 	err := EndLeft(c.Dir(), first.Name, Ending{
+		Spared: spared,
 		Signal: first.Handoff.DrainLadder()[0].Signal, Grace: first.Handoff.DrainTimeout, Hurry: caught.ending,
 		Found: func(left []process.Mark) {
 			e := event.Event{Time: time.Now(), Kind: event.Finding, Message: "a killed launcher of this name left processes, which are ended: " + pids(left)}

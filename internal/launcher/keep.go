@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
+	"slices"
 	"syscall"
 
 	"baton/handoff"
@@ -40,6 +42,12 @@ type State struct {
 	Config  json.RawMessage `json:"config"` // a *config.Config: what the launcher began with
 	Engine  handoff.State   `json:"engine"`
 	Events  []event.Event   `json:"events"` // the last ones
+	// Control says whether there is a control socket, and Stored what is in systemd's
+	// store.
+	Control bool     `json:"control"`
+	Stored  []string `json:"stored"`
+	// Caught are signals that were told and not acted on. Of an upgrade alone.
+	Caught []process.Caught `json:"caught"`
 }
 
 // stateSuffix of the file beside the control socket that holds the State.
@@ -98,23 +106,27 @@ type store interface {
 
 // newKeeper begins to keep the State in a file, which it makes; in one that has no name
 // when path is "".
-func newKeeper(c *config.Config, baton, path string, events *control.Feed, to store, log *slog.Logger) *keeper {
-	k := &keeper{events: events, store: to, log: log, path: path, stored: make(map[string]bool)}
-	k.state = State{Version: stateVersion, Baton: baton, Name: c.Name, Boot: process.Boot()}
+func newKeeper(c *config.Config, baton, path string, before *Inheritance, events *control.Feed, to store, log *slog.Logger) *keeper {
+	k := &keeper{events: events, store: to, log: log, path: path, stored: make(map[string]bool), file: before.record}
+	k.state = State{Version: stateVersion, Baton: baton, Name: c.Name, Boot: process.Boot(), Control: path != ""}
 	k.state.Writer, _, _ = process.MarkOf(os.Getpid()) // where it cannot be told, whoever reads it asks for less
+	for _, name := range before.names() {
+		k.stored[name] = true
+	}
 	var err error
-	if k.state.Config, err = json.Marshal(c); err == nil && path != "" {
+	if k.state.Config, err = json.Marshal(c); err == nil && k.file == nil && path != "" {
 		k.file, err = openState(path)
 	}
 	if err != nil {
 		k.complain(err)
 		return k
 	}
-	if k.file != nil {
-		k.record = keep.NewRecord(k.file)
-		if to != nil {
-			k.put(stateName, int(fdOf(k.file)))
-		}
+	if k.file == nil {
+		return k
+	}
+	k.record = keep.NewRecord(k.file)
+	if to != nil && !k.stored[stateName] {
+		k.put(stateName, fdOf(k.file))
 	}
 	return k
 }
@@ -132,13 +144,10 @@ func openState(path string) (*os.File, error) {
 }
 
 // fdOf is the number of an open file, without a change to it.
-func fdOf(f *os.File) (number uintptr) {
-	raw, err := f.SyscallConn()
-	if err == nil {
-		err = raw.Control(func(fd uintptr) { number = fd })
-	}
-	if err != nil {
-		return ^uintptr(0) // it is closed
+func fdOf(f *os.File) int {
+	number := -1 // it is closed
+	if raw, err := f.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) { number = int(fd) }) // likewise
 	}
 	return number
 }
@@ -160,7 +169,7 @@ func (k *keeper) keep(st handoff.State, f *keep.Files) {
 	for name := range k.stored {
 		if name != stateName && !f.Has(name) {
 			delete(k.stored, name)
-			if err := k.store.Forget(name); err != nil {
+			if err := k.store.Forget(storePrefix + name); err != nil {
 				k.complain(err)
 			}
 		}
@@ -169,7 +178,7 @@ func (k *keeper) keep(st handoff.State, f *keep.Files) {
 
 func (k *keeper) put(name string, fd int) {
 	k.stored[name] = true
-	if err := k.store.Store(name, fd); err != nil {
+	if err := k.store.Store(storePrefix+name, fd); err != nil {
 		k.complain(err)
 	}
 }
@@ -198,10 +207,16 @@ func (k *keeper) complain(err error) {
 	}
 }
 
-// whole is the State for the program that this process becomes: with all events.
-func (k *keeper) whole(st handoff.State) ([]byte, error) {
-	k.state.Engine, k.state.Events = st, k.events.Last(1<<20)
-	return json.Marshal(&k.state)
+// whole is the State for the program that this process becomes: with all events, and the
+// signals that were told and not acted on. The file that it is written to goes along.
+func (k *keeper) whole(st handoff.State, f *keep.Files, caught []process.Caught) ([]byte, error) {
+	s := k.state
+	s.Engine, s.Events, s.Caught = st, k.events.Last(1<<20), caught
+	s.Stored = slices.Sorted(maps.Keys(k.stored))
+	if k.file != nil {
+		f.Put(stateName, fdOf(k.file))
+	}
+	return json.Marshal(&s)
 }
 
 // close takes the file away: nothing is left to go on with.
@@ -218,7 +233,7 @@ func (k *keeper) close() {
 	}
 	if k.store != nil {
 		for name := range k.stored {
-			_ = k.store.Forget(name) // the manager forgets all when the unit has ended
+			_ = k.store.Forget(storePrefix + name) // the manager forgets all when the unit has ended
 		}
 	}
 }

@@ -18,6 +18,7 @@ import (
 	"baton/internal/config"
 	"baton/internal/control"
 	"baton/internal/event"
+	"baton/internal/keep"
 )
 
 // Options are what Run needs.
@@ -38,6 +39,10 @@ type Options struct {
 	// Logs, which may be nil, says where the applications' logs lie, with a directory
 	// for each. Without it, or when that cannot be used, nothing is captured.
 	Logs func() (string, error)
+	// Before is what a launcher before this one has left; nil: nothing was looked for.
+	Before *Inheritance
+	// Version is the program's, for the state and the log.
+	Version string
 	// Stdout and Stderr receive what workers write.
 	Stdout, Stderr *os.File
 	// Log is the launcher's own. Run writes to it from a goroutine of its own.
@@ -74,12 +79,18 @@ func Run(ctx context.Context, o Options) (err error) {
 	out := newOutputs(o)
 	defer func() { out.close(err) }()
 	log := slog.New(out.queue)
-	name, err := take(o, first.Name, log) // before anything is bound or written to
+	if o.Before == nil {
+		o.Before = &Inheritance{files: &keep.Files{}}
+	}
+	name, err := take(o, first.Name, o.Before, log) // before anything is bound or written to
 	if err != nil {
 		return err
 	}
 	defer name.leave(log)
-	name.clear(o, first, caught, log)
+	o.Before.find(name.Claim, first.Name, log)
+	if !o.Before.upgraded {
+		name.clear(o, first, o.Before.living(), caught, log)
+	}
 	out.open(first)
 	return engine(ctx, o, log, caught, newConfigs(first, o.Load), out, name)
 }
@@ -90,12 +101,14 @@ func engine(ctx context.Context, o Options, log *slog.Logger, caught *signals, c
 	var serves *config.Config // of a generation that is about to be said to serve
 	events := &control.Feed{}
 	beside := newBeside(c.first, log)
-	crew := newCrew(name.list(), log)
+	crew := newCrew(name.list(), o.Before.living(), log)
 	defer crew.close()
-	s := handoff.New(handoff.Options{
-		Name:   c.first.Name,
-		Load:   c.load,
-		Output: out.worker,
+	keeper := newKeeper(c.first, o.Version, name.state(), o.Before, events, nil, log)
+	defer keeper.close()
+	s := o.Before.supervisor(handoff.Options{
+		Name: c.first.Name, Version: o.Version,
+		Load: c.load, Output: out.worker,
+		Keep: keeper.keep, ResumeOutput: out.resume, Origin: originOf,
 		Observe: func(e event.Event) {
 			record(log, e)
 			if serves != nil { // its log level is for what comes after this event
@@ -127,16 +140,19 @@ func engine(ctx context.Context, o Options, log *slog.Logger, caught *signals, c
 			serves = applied
 		},
 		Log: log,
-	})
+	}, func() { name.clear(o, c.first, nil, caught, log) }, events)
+	c.begun = o.Before.state != nil
+	up := &upgrader{engine: s, keeper: keeper, claim: name, out: out, caught: caught, log: log}
 	adapter = newControlled(s)
 	defer adapter.end()
-	name.serve(adapter, control.Options{Log: log, Events: events, Reopen: out.reopen(), Flush: out.flush()})
+	name.serve(adapter, control.Options{Log: log, Events: events, Reopen: out.reopen(), Flush: out.flush(), Upgrade: up.begin})
 	name.wanted.Store(c.first)
 	name.admit(log)
 	log.Info("baton starts "+c.first.Name, "pid", os.Getpid())
 	done := make(chan struct{})
 	defer close(done)
-	go caught.obey(done, s, out.reopenSoon(), log) // ends when Run returns
+	o.Before.resend(caught)
+	go caught.obey(done, s, obeyed{out.reopenSoon(), func() { up.begin(func(error) {}) }}, log) // ends when Run returns
 	beside.watch(c.first, s)
 	defer beside.close()
 	if err := s.Run(ctx); err != nil && !errors.Is(err, context.Canceled) {
