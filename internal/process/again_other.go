@@ -1,0 +1,6 @@
+//go:build !linux
+
+package process
+
+// Again says that this system is not served.
+func Again([]string, []string, ...int) (*Process, error) { return nil, missing("exec") }
