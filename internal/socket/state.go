@@ -6,7 +6,9 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/netip"
+	"path"
 	"strconv"
+	"strings"
 
 	"baton/internal/keep"
 )
@@ -118,12 +120,10 @@ func (s State) options(log *slog.Logger) Options {
 // check holds a state against itself and returns its address. Whatever passes can be
 // taken up without a surprise, also when none of its descriptors is there.
 func (s State) check() (Address, error) {
-	name, a, err := ParseAddress(s.Address)
+	a, err := s.address()
 	switch {
 	case err != nil:
 		return a, err
-	case name != "":
-		return a, fmt.Errorf("address %q: with a name", s.Address)
 	case s.Mode != Steered && s.Mode != Shared:
 		return a, fmt.Errorf("mode %q is neither %s nor %s", s.Mode, Steered, Shared)
 	case len(s.Order) == 0:
@@ -141,6 +141,18 @@ func (s State) check() (Address, error) {
 	}
 	if len(s.Table) > 0 {
 		err = checkTable(s.Table, func(slot int) bool { return slots[slot] })
+	}
+	return a, err
+}
+
+// address is ParseAddress but for paths that are too long for a configuration.
+func (s State) address() (Address, error) {
+	if p, ok := strings.CutPrefix(s.Address, "unix://"); ok && path.IsAbs(p) && path.Base(p) != "/" && path.Clean(p) == p {
+		return Address{Network: "unix", Path: p}, nil
+	}
+	name, a, err := ParseAddress(s.Address)
+	if err == nil && (name != "" || a.Network == "unix") {
+		err = fmt.Errorf("address %q: not as it was kept", s.Address)
 	}
 	return a, err
 }
