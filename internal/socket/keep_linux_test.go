@@ -96,7 +96,12 @@ func drop(t *testing.T, l Listener) {
 		l.mu.Unlock()
 		l.watch.close()
 		l.probes.Wait()
-		l.discard()
+		for _, m := range l.order {
+			if !m.stranger() {
+				unix.Close(m.fd)
+			}
+		}
+		l.order = nil
 		l.found.close()
 	case *shared:
 		l.mu.Lock()

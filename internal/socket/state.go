@@ -57,13 +57,13 @@ type Socket struct {
 	Left []netip.AddrPort `json:"left,omitempty"`
 	// Foreign is a socket that is systemd's: it is not closed for good with the listener,
 	// and has then again what it had before.
-	Foreign *foreign `json:"foreign,omitempty"`
+	Foreign *Foreign `json:"foreign,omitempty"`
 	// File is what only a unix socket has.
 	File *UnixFile `json:"file,omitempty"`
 }
 
-// foreign is how a socket was when it came from elsewhere.
-type foreign struct {
+// Foreign is how a socket was when it came from elsewhere.
+type Foreign struct {
 	ReusePort bool `json:"reuse_port,omitempty"` // SO_REUSEPORT was set
 }
 
@@ -73,6 +73,7 @@ type UnixState struct {
 	At      int      `json:"at"`                 // number of the socket that the path leads to
 	Keys    int      `json:"keys"`               // names of files so far
 	Names   []string `json:"names,omitempty"`    // under which sockets were bound
+	Path    string   `json:"path,omitempty"`     // of a socket that came from outside, where the address is another name
 	NoLinks string   `json:"no_links,omitempty"` // why there are no hard links
 	NoName  string   `json:"no_name,omitempty"`  // why sockets are not bound under the path's own name
 }

@@ -40,7 +40,11 @@ func (l *unixListener) Keep(prefix string, f *keep.Files) State {
 		}
 		s.Order = append(s.Order, kept)
 	}
-	f.Put(directoryName(prefix), l.place.private)
+	if l.place.foreign {
+		s.Order[0].Foreign, s.Unix.Path = new(Foreign), l.place.path
+	} else {
+		f.Put(directoryName(prefix), l.place.private)
+	}
 	return s
 }
 
@@ -197,6 +201,14 @@ func (l *unixListener) recognize(fd int, one Socket, met map[uint64]bool) error 
 }
 
 func (l *unixListener) takePlace(s State, prefix string, f *keep.Files) error {
+	if s.Order[0].Foreign != nil {
+		if s.Mode != Shared {
+			return errors.New("a socket of somebody else's, steered by its path")
+		}
+		var err error
+		l.place, err = foreignPlace(cmp.Or(s.Unix.Path, l.address.Path))
+		return err
+	}
 	private, err := f.Take(directoryName(prefix))
 	if err != nil {
 		l.log.Warn("the lock on the path did not come back, and is taken anew", "cause", err)
@@ -252,7 +264,7 @@ func (l *unixListener) reunite(s State, lost []Socket) (err error) {
 		err = errors.Join(err, l.substitute(one))
 	}
 	l.at = l.resumeAt(s.Unix.At)
-	if l.at.refused {
+	if l.at.refused && !l.place.foreign {
 		err = errors.Join(err, l.place.hide(l.at.file))
 	}
 	err = errors.Join(err, l.maintain(false))

@@ -322,6 +322,9 @@ func (l *unixListener) admit(s *unixSlot) error {
 		return nil
 	}
 	s.refused = false
+	if l.place.foreign {
+		return nil
+	}
 	if l.at != s && !(l.at.refused && l.steered(s)) {
 		return nil
 	}
@@ -381,7 +384,7 @@ func (l *unixListener) Apply(o Options) error {
 		if err := l.listen(s); err != nil {
 			errs = append(errs, err)
 		}
-		if directory, name, ok := l.whereIs(s); ok {
+		if directory, name, ok := l.whereIs(s); ok && !l.place.foreign {
 			if err := own(directory, name, s.file, l.o, s.plain); err != nil {
 				errs = append(errs, err)
 			}
@@ -416,7 +419,7 @@ func (l *unixListener) Refuse(numbers ...int) error {
 		}
 		s.refused = true
 	}
-	if !l.at.refused {
+	if !l.at.refused || l.place.foreign {
 		return nil
 	}
 	for _, s := range l.sockets() {
@@ -461,7 +464,9 @@ func (l *unixListener) Close() error {
 	l.found.close()
 	var errs []error
 	for _, s := range l.sockets() {
-		errs = append(errs, l.place.hide(s.file))
+		if !l.place.foreign {
+			errs = append(errs, l.place.hide(s.file))
+		}
 		s.forget()
 		unix.Close(s.fd) // what is queued is the workers', who have duplicates
 	}

@@ -23,6 +23,8 @@ type unixPlace struct {
 	parent  int    // descriptor (O_PATH) of the directory of the path
 	private int    // descriptor of the private directory, locked
 
+	foreign bool // the path is not ours: there is no private directory (-1)
+
 	// noLinks says why this file system makes no hard links to a socket; then a
 	// socket has one name, the path.
 	noLinks error
@@ -311,6 +313,10 @@ func (p *unixPlace) hide(file fileID) error {
 // remove takes away the private directory with all links in it, and the lock
 // last, so that nobody else's is taken away.
 func (p *unixPlace) remove() error {
+	if p.foreign {
+		p.release()
+		return nil
+	}
 	err := clearDirectory(p.private)
 	if _, ok := p.named(p.private); ok && err == nil {
 		err = unix.Unlinkat(p.parent, p.hidden, unix.AT_REMOVEDIR)
