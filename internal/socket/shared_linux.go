@@ -73,12 +73,16 @@ func (l *shared) startWatch() error {
 	if err != nil {
 		return err
 	}
+	l.mu.Lock() // a socket that is broken already is told at once
 	l.watch = w
-	if err := w.add(l.only.fd); err != nil {
-		w.close()
-		return err
+	if err = w.add(l.only.fd); err != nil {
+		l.closed = true
 	}
-	return nil
+	l.mu.Unlock()
+	if err != nil {
+		w.close()
+	}
+	return err
 }
 
 // open starts to listen on a bound socket and notes what the kernel made of it.
@@ -149,8 +153,13 @@ func (l *shared) Reserve(slot int) error {
 			return nil
 		}
 		l.refused = false
-		return errors.Join(detachFilter(l.only.fd), l.at.hear(l.only.fd))
+		return l.hear(l.only.fd)
 	})
+}
+
+// hear takes back refuse.
+func (l *shared) hear(fd int) error {
+	return errors.Join(detachFilter(fd), l.at.hear(fd))
 }
 
 // Unite changes nothing: all slots are one socket as it is.
@@ -368,6 +377,9 @@ func (l *shared) Close() error {
 
 	l.watch.close()
 	l.probes.Wait()
+	if l.only.foreign != nil && l.refused {
+		_ = l.hear(l.only.fd) // that would be for the next Adopt to do
+	}
 	unix.Close(l.only.fd) // the connections still queued end here, as Close says
 	l.found.close()
 	return nil

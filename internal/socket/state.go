@@ -6,7 +6,9 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/netip"
+	"path"
 	"strconv"
+	"strings"
 
 	"baton/internal/keep"
 )
@@ -55,13 +57,13 @@ type Socket struct {
 	Left []netip.AddrPort `json:"left,omitempty"`
 	// Foreign is a socket that is systemd's: it is not closed for good with the listener,
 	// and has then again what it had before.
-	Foreign *foreign `json:"foreign,omitempty"`
+	Foreign *Foreign `json:"foreign,omitempty"`
 	// File is what only a unix socket has.
 	File *UnixFile `json:"file,omitempty"`
 }
 
-// foreign is how a socket was when it came from elsewhere.
-type foreign struct {
+// Foreign is how a socket was when it came from elsewhere.
+type Foreign struct {
 	ReusePort bool `json:"reuse_port,omitempty"` // SO_REUSEPORT was set
 }
 
@@ -71,6 +73,7 @@ type UnixState struct {
 	At      int      `json:"at"`                 // number of the socket that the path leads to
 	Keys    int      `json:"keys"`               // names of files so far
 	Names   []string `json:"names,omitempty"`    // under which sockets were bound
+	Path    string   `json:"path,omitempty"`     // of a socket that came from outside, where the address is another name
 	NoLinks string   `json:"no_links,omitempty"` // why there are no hard links
 	NoName  string   `json:"no_name,omitempty"`  // why sockets are not bound under the path's own name
 }
@@ -118,12 +121,10 @@ func (s State) options(log *slog.Logger) Options {
 // check holds a state against itself and returns its address. Whatever passes can be
 // taken up without a surprise, also when none of its descriptors is there.
 func (s State) check() (Address, error) {
-	name, a, err := ParseAddress(s.Address)
+	a, err := s.address()
 	switch {
 	case err != nil:
 		return a, err
-	case name != "":
-		return a, fmt.Errorf("address %q: with a name", s.Address)
 	case s.Mode != Steered && s.Mode != Shared:
 		return a, fmt.Errorf("mode %q is neither %s nor %s", s.Mode, Steered, Shared)
 	case len(s.Order) == 0:
@@ -141,6 +142,18 @@ func (s State) check() (Address, error) {
 	}
 	if len(s.Table) > 0 {
 		err = checkTable(s.Table, func(slot int) bool { return slots[slot] })
+	}
+	return a, err
+}
+
+// address is ParseAddress but for paths that are too long for a configuration.
+func (s State) address() (Address, error) {
+	if p, ok := strings.CutPrefix(s.Address, "unix://"); ok && path.IsAbs(p) && path.Base(p) != "/" && path.Clean(p) == p {
+		return Address{Network: "unix", Path: p}, nil
+	}
+	name, a, err := ParseAddress(s.Address)
+	if err == nil && (name != "" || a.Network == "unix") {
+		err = fmt.Errorf("address %q: not as it was kept", s.Address)
 	}
 	return a, err
 }

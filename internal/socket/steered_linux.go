@@ -59,7 +59,7 @@ type member struct {
 	slot    int              // the first of those that have it, or notSlot
 	backlog int              // as the kernel took it
 	refused bool             // its slots are
-	foreign *foreign         // systemd's, who has it too; nil for one of our own making
+	foreign *Foreign         // systemd's, who has it too; nil for one of our own making
 	left    []netip.AddrPort // connections of probes that may still be queued
 }
 
@@ -352,14 +352,12 @@ func (g *steered) intoShared(reason string) (Listener, error) {
 
 // discard closes every socket.
 func (g *steered) discard() {
-	for _, m := range g.order {
-		if !m.stranger() {
-			unix.Close(m.fd) // the connections still queued end here, as Close says
-		}
+	if theirs := g.giveBack(); theirs != nil {
+		unix.Close(theirs.fd) // it has its queue still
 	}
-	g.order = nil
 }
 
+// startWatch takes mu, for a socket that is broken already is told at once.
 func (g *steered) startWatch() error {
 	w, err := newWatch(func() {
 		if err := g.Maintain(); err != nil && !errors.Is(err, ErrClosed) {
@@ -369,13 +367,24 @@ func (g *steered) startWatch() error {
 	if err != nil {
 		return err
 	}
+	if err := g.watchAll(w); err != nil {
+		w.close()
+		return err
+	}
+	return nil
+}
+
+// watchAll closes the listener to the watch when it fails.
+func (g *steered) watchAll(w *watch) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	g.watch = w
 	for _, m := range g.order {
 		if m.stranger() {
 			continue
 		}
 		if err := w.add(m.fd); err != nil {
-			w.close()
+			g.closed = true
 			return err
 		}
 	}
