@@ -29,6 +29,8 @@ type Inheritance struct {
 	stored bool
 	record *os.File        // that the State is written to; nil: another is needed
 	given  []systemd.Given // sockets of .socket units
+	// trouble is to be told once there is somebody to tell; nil: there is none.
+	trouble error
 }
 
 // storePrefix is what descriptors in the store are called by besides their names, so that
@@ -101,6 +103,22 @@ func (i *Inheritance) Config() *config.Config {
 		return nil // it is read from its file, like any other
 	}
 	return c
+}
+
+// First is the configuration to begin with: that of the launcher before this one when this
+// is the same process, whatever lies on disk by now; else what load gives, or when that
+// cannot be used and workers wait to be taken over, again that one.
+func (i *Inheritance) First(load func() (*config.Config, error)) (*config.Config, error) {
+	before := i.Config()
+	if i.upgraded && before != nil {
+		return before, nil
+	}
+	c, err := load()
+	if err != nil && before != nil {
+		i.trouble = fmt.Errorf("workers are taken over with the configuration that they were started with: %w", err)
+		return before, nil
+	}
+	return c, err
 }
 
 // Upgraded says whether this process was another program before.

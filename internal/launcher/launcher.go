@@ -87,6 +87,9 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	defer name.leave(log)
+	if o.Before.trouble != nil {
+		log.Error(o.Before.trouble.Error())
+	}
 	o.Before.find(name.Claim, first.Name, log)
 	if !o.Before.upgraded {
 		name.clear(o, first, o.Before.living(), caught, log)
