@@ -1,6 +1,7 @@
 package socket
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -70,9 +71,8 @@ func (l *shared) Keep(prefix string, f *keep.Files) State {
 }
 
 func resumeInet(s State, a Address, prefix string, f *keep.Files, log *slog.Logger) (Listener, error) {
-	at := endpoint{stream: a.stream(), addr: s.Bound, port: uint16(a.Port), dual: s.Dual && s.Bound.Is6()}
 	o := s.options(log)
-	b := newBase(a, at, o)
+	b := newBase(a, s.endpoint(a), o)
 	members, lost, err := takeMembers(s, &b, prefix, f)
 	if err != nil {
 		return nil, err
@@ -97,8 +97,8 @@ func takeMembers(s State, b *base, prefix string, f *keep.Files) (members []*mem
 		fd, why := f.Take(name)
 		if why == nil {
 			var m *member
-			if m, why = b.recognize(fd, one); why == nil && met[m.inode] {
-				why = fmt.Errorf("descriptor %q: another name has the same socket", name)
+			if m, why = recognize(fd, one, b.at); why == nil && met[m.inode] {
+				why = errors.New("another name has the same socket")
 			}
 			if why == nil {
 				met[m.inode] = true
@@ -118,11 +118,25 @@ func takeMembers(s State, b *base, prefix string, f *keep.Files) (members []*mem
 	return members, lost, err
 }
 
+// endpoint is where the sockets of a listener of a are.
+func (s State) endpoint(a Address) endpoint {
+	return endpoint{stream: a.stream(), addr: s.Bound, port: uint16(a.Port), dual: s.Dual && s.Bound.Is6()}
+}
+
+// checkDescriptor is an error where the descriptor is not the socket that the state means.
+func checkDescriptor(fd int, one Socket, at endpoint) error {
+	if one.File != nil {
+		return checkUnixDescriptor(fd, one)
+	}
+	_, err := recognize(fd, one, at)
+	return err
+}
+
 // recognize finds out whether the descriptor is the socket that the state means.
-func (b *base) recognize(fd int, s Socket) (*member, error) {
+func recognize(fd int, s Socket, at endpoint) (*member, error) {
 	inode, err := inodeOf(fd)
 	if err == nil {
-		err = b.at.check(fd, inode == s.Inode)
+		err = at.check(fd, inode == s.Inode)
 	}
 	if err != nil {
 		return nil, err
@@ -164,7 +178,7 @@ func (e endpoint) check(fd int, known bool) error {
 		return nil
 	}
 	if !listens {
-		return fmt.Errorf("a socket that does not listen")
+		return errors.New("a socket that does not listen")
 	}
 	bound, err := boundTo(fd)
 	if err != nil {

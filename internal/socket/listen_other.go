@@ -12,6 +12,15 @@ import (
 	"baton/internal/keep"
 )
 
+// endpoint is where sockets are bound.
+type endpoint struct{}
+
+func (State) endpoint(Address) endpoint { return endpoint{} }
+
+func checkDescriptor(int, Socket, endpoint) error {
+	return fmt.Errorf("slots need linux, this is %s", runtime.GOOS)
+}
+
 func resumeInet(State, Address, string, *keep.Files, *slog.Logger) (Listener, error) {
 	return nil, fmt.Errorf("slots need linux, this is %s", runtime.GOOS)
 }

@@ -90,6 +90,8 @@ type UnixFile struct {
 }
 
 // Names of descriptors behind the prefix.
+func directoryName(prefix string) string          { return prefix + ".dir" }
+func connectionName(prefix string, id int) string { return prefix + ".c" + strconv.Itoa(id) }
 func socketName(prefix string, number int) string { return prefix + ".m" + strconv.Itoa(number) }
 
 // optionsState drops what is a state's own (the name) or a process's (the log).
@@ -191,6 +193,24 @@ func (s State) checkSockets() (map[int]bool, error) {
 	return slots, nil
 }
 
+// checkUnix is the part of check that is for unix sockets.
+func (s State) checkUnix() error {
+	if s.Unix == nil {
+		return errors.New("nothing of what a unix socket has")
+	}
+	keys := make(map[int]bool)
+	for _, one := range s.Order {
+		switch {
+		case one.File == nil:
+			return fmt.Errorf("socket %d: no file", one.Number)
+		case one.File.Key < 0 || one.File.Key >= s.Unix.Keys || keys[one.File.Key]:
+			return fmt.Errorf("socket %d: file number %d of %d: not between, or twice", one.Number, one.File.Key, s.Unix.Keys)
+		}
+		keys[one.File.Key] = true
+	}
+	return nil
+}
+
 // Resume goes on with the sockets of a listener that Keep told of, here or in another
 // process. The Listener has the descriptors from then on, those in f that have the prefix.
 //
@@ -217,6 +237,44 @@ func Resume(s State, prefix string, f *keep.Files, log *slog.Logger) (Listener, 
 		return nil, s.fail("resume", err)
 	}
 	return l, nil
+}
+
+// Check tells whether Resume would find all that the state names, and that it is what the
+// state says. It changes nothing, not even f, so the listener may be at work
+// meanwhile: a new program asks before it takes the place of the old one.
+func Check(s State, prefix string, f *keep.Files) error {
+	a, err := s.check()
+	if err == nil && a.Network == "unix" {
+		err = s.checkUnix()
+	}
+	if err != nil {
+		return s.fail("check", err)
+	}
+	fds := make(map[string]int, f.Len())
+	f.Each(func(name string, fd int) { fds[name] = fd })
+	names := []string(nil)
+	if a.Network == "unix" && s.Order[0].Foreign == nil {
+		names = append(names, directoryName(prefix))
+	}
+	var errs []error
+	for _, one := range s.Order {
+		name := socketName(prefix, one.Number)
+		names = append(names, name)
+		if fd, ok := fds[name]; ok {
+			if err := checkDescriptor(fd, one, s.endpoint(a)); err != nil {
+				errs = append(errs, fmt.Errorf("descriptor %q: %w", name, err))
+			}
+		}
+	}
+	for _, name := range names {
+		if _, ok := fds[name]; !ok {
+			errs = append(errs, fmt.Errorf("descriptor %q: %w", name, keep.ErrMissing))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return s.fail("check", err)
+	}
+	return nil
 }
 
 func (s State) fail(doing string, err error) error {

@@ -7,15 +7,10 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
-	"strconv"
 
 	"baton/internal/keep"
 	"golang.org/x/sys/unix"
 )
-
-// Names of descriptors that only a unix listener has.
-func directoryName(prefix string) string          { return prefix + ".dir" }
-func connectionName(prefix string, id int) string { return prefix + ".c" + strconv.Itoa(id) }
 
 // Keep leaves out the directory of the path, which is where the private one is, and the
 // watch of names, which holds for this process alone.
@@ -72,24 +67,6 @@ func untext(s string) error {
 	return errors.New(s)
 }
 
-// checkUnix is the part of check that is for unix sockets.
-func (s State) checkUnix() error {
-	if s.Unix == nil {
-		return errors.New("nothing of what a unix socket has")
-	}
-	keys := make(map[int]bool)
-	for _, one := range s.Order {
-		switch {
-		case one.File == nil:
-			return fmt.Errorf("socket %d: no file", one.Number)
-		case one.File.Key < 0 || one.File.Key >= s.Unix.Keys || keys[one.File.Key]:
-			return fmt.Errorf("socket %d: file number %d of %d: not between, or twice", one.Number, one.File.Key, s.Unix.Keys)
-		}
-		keys[one.File.Key] = true
-	}
-	return nil
-}
-
 func resumeUnix(s State, a Address, prefix string, f *keep.Files, log *slog.Logger) (Listener, error) {
 	if err := s.checkUnix(); err != nil {
 		return nil, err
@@ -133,7 +110,11 @@ func (l *unixListener) takeBack(s State, prefix string, f *keep.Files) (lost []S
 		name := socketName(prefix, one.Number)
 		fd, err := f.Take(name)
 		if err == nil {
-			if err = l.recognize(fd, one, met); err != nil {
+			if err = checkUnixDescriptor(fd, one); err == nil && met[one.Inode] {
+				err = errors.New("another name has the same socket")
+			}
+			met[one.Inode] = true
+			if err != nil {
 				unix.Close(fd) // it is not what it was said to be
 				err = fmt.Errorf("descriptor %q: %w", name, err)
 			}
@@ -177,9 +158,9 @@ func unixResumed(fd int, one Socket, slots []int) *unixSlot {
 	return u
 }
 
-// recognize is an error where the descriptor is not the socket that the state means. By
+// checkUnixDescriptor is an error where the descriptor is not the socket that the state means. By
 // its inode alone, for nothing else tells one socket of a path from the next.
-func (l *unixListener) recognize(fd int, one Socket, met map[uint64]bool) error {
+func checkUnixDescriptor(fd int, one Socket) error {
 	inode, err := socketInode(fd)
 	if err != nil {
 		return err
@@ -190,13 +171,10 @@ func (l *unixListener) recognize(fd int, one Socket, met map[uint64]bool) error 
 		return fmt.Errorf("read SO_DOMAIN: %w", err)
 	case domain != unix.AF_UNIX || inode != one.Inode:
 		return fmt.Errorf("socket %d of family %d, not unix socket %d", inode, domain, one.Inode)
-	case met[inode]:
-		return errors.New("another name has the same socket")
 	}
 	if on, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN); err != nil || on == 0 {
 		return errors.New("a socket that does not listen")
 	}
-	met[inode] = true
 	return nil
 }
 
