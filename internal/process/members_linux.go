@@ -138,7 +138,7 @@ func (p *Process) alive() (main, group bool) {
 	if p.reaped && !p.gone {
 		_ = p.kill(0) // only to learn whether the group is gone
 	}
-	return !p.reaped, !p.gone
+	return !p.lapsed(), !p.gone
 }
 
 // Ending says whether the main process has ended or is on its way out, although

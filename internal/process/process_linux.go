@@ -17,12 +17,16 @@ type Process struct {
 	pid  int
 	fd   *pidFD
 	done chan struct{}
+	// foreign: it is not our child, so somebody else reaps it, and its number may be
+	// another's before we know.
+	foreign bool
 
 	mu     sync.Mutex // between reaping and signalling
 	reaped bool
 	gone   bool // reaped, and the group was seen empty: it can never fill again
 	status Status
 	spent  time.Duration // the most CPU time that was seen
+	start  uint64        // as in Mark; 0: nobody has asked yet
 
 	seen places
 }
@@ -146,10 +150,17 @@ func (p *Process) killGroup(sig syscall.Signal) error {
 			return err
 		}
 	}
-	if p.reaped && syscall.Kill(p.pid, 0) != syscall.ESRCH {
+	if p.lapsed() && syscall.Kill(p.pid, 0) != syscall.ESRCH {
 		return syscall.ESRCH // the number is another's by now
 	}
 	return syscall.Kill(-p.pid, sig)
+}
+
+// lapsed: the main process's number may be another's. Call it with the lock held. Of
+// one that is not our child this can be outdated as soon as it was said, by as long as
+// it takes to give a number to 32,768 others.
+func (p *Process) lapsed() bool {
+	return p.reaped || p.foreign && polled(int(p.fd.n.Load()), unix.POLLIN)
 }
 
 // Group tells whether any process of the group still runs. After Done these are

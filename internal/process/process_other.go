@@ -9,6 +9,8 @@ import (
 	"os"
 	"runtime"
 	"syscall"
+
+	"baton/internal/keep"
 )
 
 func missing(what string) error {
@@ -42,6 +44,12 @@ func (r *Release) Open() (io.ReadCloser, error) { return nil, missing("exec") }
 // Close does nothing here.
 func (r *Release) Close() error { return nil }
 
+// Keep is empty here.
+func (r *Release) Keep(string, *keep.Files) ReleaseState { return ReleaseState{} }
+
+// ResumeRelease says that this system is not served.
+func ResumeRelease(ReleaseState, string, *keep.Files) (*Release, error) { return nil, missing("exec") }
+
 // Resolve says that this system is not served.
 func Resolve(Command) (*Release, error) { return nil, missing("exec") }
 
@@ -50,6 +58,14 @@ type Process struct{}
 
 // Start says that this system is not served.
 func Start(context.Context, Spec) (*Process, error) { return nil, missing("exec") }
+
+// Keep is empty here.
+func (p *Process) Keep(string, *keep.Files) ProcessState { return ProcessState{} }
+
+// ResumeProcess says that this system is not served.
+func ResumeProcess(ProcessState, string, *keep.Files) (*Process, error) {
+	return nil, missing("wait")
+}
 
 // PID is 0 here.
 func (p *Process) PID() int { return 0 }
