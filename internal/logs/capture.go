@@ -41,19 +41,24 @@ func (c *Capture) Open(generation, worker int) (*Output, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.begin(o, generation, worker)
+	return o, nil
+}
+
+func (c *Capture) begin(o *Output, generation, worker int) {
 	for _, p := range []struct {
 		*stream
 		name string
 	}{{o.out, Stdout}, {o.err, Stderr}} {
 		src := &source{store: c.store, stream: p.stream, room: pipeSize}
+		p.begun = o.begun
 		p.control(func(fd int) { src.room = enlarge(fd, pipeSize) })
 		c.pipes.begin(p.stream, func() { src.copy(p.name, generation, worker, o) })
 	}
-	return o, nil
 }
 
 // Close ends the copying once what is in the pipes has been put into the store.
-func (c *Capture) Close() { c.pipes.close() }
+func (c *Capture) Close() { _ = c.pipes.close() } // what is stuck ends with the program
 
 // source is one pipe on its way into a store.
 type source struct {
@@ -82,6 +87,10 @@ func (s *source) copy(name string, generation, worker int, o *Output) {
 		h = strconv.AppendInt(append(h, `,"pid":`...), pid, 10)
 	}
 	s.head = append(h, `,"l":"`...)
+	if s.partial, s.since = s.stream.left, s.stream.since; len(s.partial) > 0 {
+		s.partial = s.partial[:min(len(s.partial), maxLine)]
+		s.watch()
+	}
 	s.drain()
 	if len(s.partial) > 0 { // its end is the pipe's
 		s.store.begin()
@@ -112,7 +121,11 @@ func (s *source) drain() {
 		err := c.Read(read)
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded) && !s.stream.closed():
-			s.expire()
+			if s.stream.stopped() {
+				s.stream.stand(s.partial, s.since)
+			} else {
+				s.expire()
+			}
 			continue
 		case err != nil:
 			s.rest()

@@ -27,10 +27,16 @@ type stream struct {
 	tail    *tail
 	passed  atomic.Int64  // changes whenever something has gone on its way
 	closing chan struct{} // closed by end
+	begun   chan struct{} // closed when it is read from; nil: from the beginning
 
 	mu    sync.Mutex
-	taken int64 // bytes read so far; the tail has them all
-	over  bool  // end was called
+	taken int64     // bytes read so far; the tail has them all
+	over  bool      // end was called
+	alarm time.Time // when the reader wants to be woken; zero: never
+	halt  *halt     // nil: it is not paused
+	// What was read and has not arrived, at the last stand; and a line's age.
+	left  []byte
+	since time.Time
 }
 
 func newOutput() (*Output, error) {
@@ -180,9 +186,8 @@ func (o *Output) Tail() []string {
 func (s *stream) wakeAt(t time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.over {
-		_ = s.r.SetReadDeadline(t) // closed: nobody reads
-	}
+	s.alarm = t
+	s.deadline()
 }
 
 // end wakes the reader for the last time.
@@ -192,8 +197,17 @@ func (s *stream) end() {
 	if !s.over {
 		s.over = true
 		close(s.closing)
-		_ = s.r.SetReadDeadline(time.Unix(1, 0)) // closed already: it has ended
+		s.deadline()
 	}
+}
+
+// deadline has the reader woken when there is reason. Call it with mu held.
+func (s *stream) deadline() {
+	at := s.alarm
+	if s.over || s.halt != nil {
+		at = time.Unix(1, 0)
+	}
+	_ = s.r.SetReadDeadline(at) // closed: nobody reads
 }
 
 func (s *stream) closed() bool {
@@ -204,33 +218,40 @@ func (s *stream) closed() bool {
 
 // pipes are the streams that are read.
 type pipes struct {
-	mu   sync.Mutex
-	open map[*stream]bool
-	wg   sync.WaitGroup
+	mu     sync.Mutex
+	open   map[*stream]chan struct{} // closed when it has ended
+	paused bool
+	wg     sync.WaitGroup
 }
 
 // begin reads a stream by calling carry, which ends at its end.
 func (p *pipes) begin(s *stream, carry func()) {
+	ended := make(chan struct{})
 	p.mu.Lock()
 	if p.open == nil {
-		p.open = make(map[*stream]bool)
+		p.open = make(map[*stream]chan struct{})
 	}
-	p.open[s] = true
+	p.open[s] = ended
+	if p.paused {
+		s.stop()
+	}
 	p.mu.Unlock()
 	p.wg.Go(func() {
 		carry()
-		p.mu.Lock()
-		delete(p.open, s)
-		p.mu.Unlock()
 		_ = s.r.Close() // only read from
+		close(ended)
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		delete(p.open, s)
 	})
 }
 
 // closeTime is how long Close waits for a reader who takes nothing.
 const closeTime = 2 * time.Second
 
-// close has everything end that copies, and waits while it gets on.
-func (p *pipes) close() {
+// close has everything end that copies, and waits while it gets on. It reports whether
+// all of it has ended.
+func (p *pipes) close() bool {
 	p.mu.Lock()
 	var all []*stream
 	for s := range p.open {
@@ -249,12 +270,12 @@ func (p *pipes) close() {
 			passed += s.passed.Load()
 		}
 		if passed == before {
-			return
+			return false
 		}
 		before = passed
 		select {
 		case <-ended:
-			return
+			return true
 		case <-time.After(closeTime):
 		}
 	}

@@ -14,17 +14,22 @@
 // takes is bounded. The package never interprets what it carries.
 package logs
 
-import "io"
+import (
+	"errors"
+	"io"
+	"os"
+	"time"
+)
 
 // Passthrough copies the output of workers to two files.
 type Passthrough struct {
-	stdout, stderr io.Writer
+	stdout, stderr outlet
 	pipes          pipes
 }
 
 // NewPassthrough returns a Passthrough to the two files.
 func NewPassthrough(stdout, stderr io.Writer) *Passthrough {
-	return &Passthrough{stdout: stdout, stderr: stderr}
+	return &Passthrough{stdout: newOutlet(stdout), stderr: newOutlet(stderr)}
 }
 
 // Open makes the pipes of one worker. Each is read by a goroutine that ends
@@ -34,26 +39,27 @@ func (p *Passthrough) Open() (*Output, error) {
 	if err != nil {
 		return nil, err
 	}
+	p.begin(o)
+	return o, nil
+}
+
+func (p *Passthrough) begin(o *Output) {
 	p.pipes.begin(o.out, func() { p.copy(o.out, p.stdout) })
 	p.pipes.begin(o.err, func() { p.copy(o.err, p.stderr) })
-	return o, nil
 }
 
 // copy passes on what comes until the pipe's end or Close, and then what is
 // there already.
-func (p *Passthrough) copy(s *stream, to io.Writer) {
+func (p *Passthrough) copy(s *stream, to outlet) {
 	buf := make([]byte, 32<<10)
-	pass := func(n int) {
-		if n > 0 {
-			// A standard output that is gone (a closed terminal) must not end the
-			// worker: what it writes is dropped, as it would be there.
-			_, _ = to.Write(buf[:n])
-			s.passed.Add(1)
-		}
-	}
+	s.pass(s.left, to)
 	for {
 		n, err := s.read(buf)
-		pass(n)
+		s.pass(buf[:n], to)
+		if errors.Is(err, os.ErrDeadlineExceeded) && !s.closed() {
+			s.stand(nil, time.Time{})
+			continue
+		}
 		if err != nil {
 			break
 		}
@@ -64,12 +70,34 @@ func (p *Passthrough) copy(s *stream, to io.Writer) {
 		if n == 0 {
 			return
 		}
-		pass(n)
+		s.pass(buf[:n], to)
 		left -= n
+	}
+}
+
+// pass writes all of it, and stands still in between while it is to.
+func (s *stream) pass(b []byte, to outlet) {
+	for len(b) > 0 {
+		n, err := to.put(b, s.stopped)
+		b = b[n:]
+		s.passed.Add(1)
+		if err != nil {
+			// A standard output that is gone (a closed terminal) must not end the
+			// worker: what it writes is dropped, as it would be there.
+			return
+		}
+		if len(b) > 0 {
+			s.stand(b, time.Time{})
+		}
 	}
 }
 
 // Close ends the copying once what is in the pipes has been passed on. It gives
 // up when nothing, of chunks of 32 KiB, was taken for closeTime; a copy that is
 // stuck in a write then ends with the program.
-func (p *Passthrough) Close() { p.pipes.close() }
+func (p *Passthrough) Close() {
+	if p.pipes.close() {
+		p.stdout.close()
+		p.stderr.close()
+	}
+}

@@ -35,6 +35,7 @@ type queue struct {
 type line struct {
 	to     slog.Handler
 	record slog.Record
+	sync   chan struct{} // nil, or no line: closed when all before it is written
 }
 
 // NewQueue begins to write to a handler. The goroutine that does it ends at
@@ -51,7 +52,7 @@ func (q *Queue) Enabled(ctx context.Context, l slog.Level) bool { return q.to.En
 // Handle returns at once. After Close the line is lost.
 func (q *Queue) Handle(_ context.Context, r slog.Record) error {
 	select {
-	case q.lines <- line{q.to, r.Clone()}:
+	case q.lines <- line{to: q.to, record: r.Clone()}:
 	default:
 		q.dropped.Add(1)
 	}
@@ -76,6 +77,28 @@ func (q *queue) Close() {
 	}
 }
 
+// Sync waits until what came before it is written, for at most flushTime, and reports
+// whether it is.
+func (q *queue) Sync() bool {
+	written := make(chan struct{})
+	late := time.NewTimer(flushTime)
+	defer late.Stop()
+	select {
+	case q.lines <- line{sync: written}:
+	case <-q.ended:
+		return true
+	case <-late.C:
+		return false
+	}
+	select {
+	case <-written:
+	case <-q.ended: // it was closed, and has written everything
+	case <-late.C:
+		return false
+	}
+	return true
+}
+
 func (q *queue) write() {
 	defer close(q.ended)
 	for {
@@ -96,7 +119,13 @@ func (q *queue) write() {
 }
 
 // write ignores the error: a log whose reader is gone has nowhere to say so.
-func (l line) write() { _ = l.to.Handle(context.Background(), l.record) }
+func (l line) write() {
+	if l.sync != nil {
+		close(l.sync)
+		return
+	}
+	_ = l.to.Handle(context.Background(), l.record)
+}
 
 // confess says how many lines were dropped since it last did.
 func (q *queue) confess() {
@@ -106,5 +135,5 @@ func (q *queue) confess() {
 	}
 	r := slog.NewRecord(time.Now(), slog.LevelWarn, "lines of the log were dropped, because nobody read it", 0)
 	r.AddAttrs(slog.Int64("lines", n))
-	line{q.root, r}.write()
+	line{to: q.root, record: r}.write()
 }

@@ -126,6 +126,28 @@ func (s *Store) Flush() error {
 	})
 }
 
+// Sync writes what waits, so that whoever opens the store next goes on behind it; this one
+// goes on as well. It gives up when the disk takes nothing for closeTime.
+func (s *Store) Sync() error {
+	done := make(chan error, 1)
+	op := func() { done <- s.why }
+	late := time.NewTimer(closeTime)
+	defer late.Stop()
+	select {
+	case s.ops <- op:
+	case <-s.ended:
+		return nil // Close has written it
+	case <-late.C:
+		return errSlow
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-late.C:
+		return errSlow
+	}
+}
+
 // do has the writer do something, after everything that waits has been written.
 func (s *Store) do(f func() error) error {
 	err := make(chan error, 1)
