@@ -1,7 +1,7 @@
 package protocol
 
 import (
-	"bufio"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -103,10 +103,12 @@ type einhorn struct {
 	configured bool
 	story      story
 	done       chan struct{} // closed by close
+	gate       gate          // of accept
 
 	mu     sync.Mutex
-	talks  map[*net.UnixConn]bool
+	talks  map[*talk]bool
 	closed bool
+	halted bool      // stop was called
 	last   time.Time // of the last line of complaint
 	missed int       // complaints since
 }
@@ -117,7 +119,7 @@ type einhorn struct {
 func openEinhorn(h *Hub, c *Choice, w *Worker) (channel, error) {
 	e := &einhorn{
 		worker: w, configured: slices.Contains(c.Settings.Kinds, KindEinhorn),
-		done: make(chan struct{}), talks: make(map[*net.UnixConn]bool),
+		done: make(chan struct{}), gate: newGate(), talks: make(map[*talk]bool),
 	}
 	l, err := h.einhorn.listen()
 	switch {
@@ -167,33 +169,44 @@ func (e *einhorn) close() error {
 	if e.closed {
 		return nil
 	}
-	e.closed = true
-	close(e.done)
-	for c := range e.talks {
-		c.Close() // what it still says is for nobody
-	}
+	e.hush()
 	if e.listener == nil {
 		return nil
 	}
 	return errors.Join(e.listener.Close(), e.listener.remove())
 }
 
+// hush ends all connections. Call it with mu held, and once.
+func (e *einhorn) hush() {
+	e.closed = true
+	close(e.done)
+	e.gate.end()
+	for t := range e.talks {
+		t.gate.end()
+		t.conn.Close() // what it still says is for nobody
+	}
+}
+
 func (e *einhorn) accept() {
-	for {
+	for e.gate.enter() {
 		c, err := e.listener.AcceptUnix()
-		if errors.Is(err, net.ErrClosed) {
+		if err == nil {
+			e.admit(c)
+		}
+		e.gate.leave()
+		switch {
+		case err == nil, errors.Is(err, os.ErrDeadlineExceeded): // stop
+			continue
+		case errors.Is(err, net.ErrClosed):
 			return
 		}
-		if err != nil { // descriptors or memory are short: let others end first
-			e.complain("einhorn's socket: a connection was not accepted", "error", err)
-			select {
-			case <-e.done:
-				return
-			case <-time.After(100 * time.Millisecond):
-			}
-			continue
+		// Descriptors or memory are short: let others end first.
+		e.complain("einhorn's socket: a connection was not accepted", "error", err)
+		select {
+		case <-e.done:
+			return
+		case <-time.After(100 * time.Millisecond):
 		}
-		e.admit(c)
 	}
 }
 
@@ -205,59 +218,107 @@ func (e *einhorn) admit(c *net.UnixConn) {
 		e.complain("message to einhorn's socket ignored: its sender is not of this worker", "pid", pid)
 		return
 	}
-	e.mu.Lock()
-	full := e.closed || len(e.talks) == maxEinhornTalks
-	if !full {
-		e.talks[c] = true
-	}
-	e.mu.Unlock()
-	if full {
+	t := &talk{conn: c, pid: pid, until: time.Now().Add(einhornPatience), gate: newGate()}
+	if !e.begin(t) {
 		c.Close()
 		e.complain("message to einhorn's socket ignored: too many connections at once", "pid", pid, "limit", maxEinhornTalks)
-		return
 	}
-	go e.talk(c, pid) // ends with the line, einhornPatience, or close
 }
 
-func (e *einhorn) talk(c *net.UnixConn, pid int) {
+// begin listens to a connection; false: there are too many.
+func (e *einhorn) begin(t *talk) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed || len(e.talks) == maxEinhornTalks {
+		return false
+	}
+	e.talks[t] = true
+	t.deadline(e.halted)
+	go e.talk(t) // ends with the line, einhornPatience, or close
+	return true
+}
+
+// talk is one connection.
+type talk struct {
+	conn  *net.UnixConn
+	pid   int
+	until time.Time // its patience ends then
+	gate  gate
+	read  []byte // of its line, so far
+	over  bool   // it is heard, or refused
+}
+
+func (t *talk) deadline(halted bool) {
+	at := t.until
+	if halted {
+		at = past
+	}
+	_ = t.conn.SetReadDeadline(at) // closed: nobody reads
+}
+
+func (e *einhorn) talk(t *talk) {
 	defer func() {
-		c.Close()
+		t.conn.Close()
 		e.mu.Lock()
 		defer e.mu.Unlock()
-		delete(e.talks, c)
+		delete(e.talks, t)
 	}()
-	line, err := e.line(c)
+	for t.gate.enter() {
+		t.over = !e.piece(t)
+		t.gate.leave()
+		if t.over {
+			return
+		}
+	}
+}
+
+// piece reads what a connection says, and tells it when that was all.
+func (e *einhorn) piece(t *talk) (more bool) {
+	line, err := t.line()
 	var m einhornMessage
 	if err == nil {
 		m, err = parseEinhorn(line)
 	}
 	switch {
+	case errors.Is(err, errStopped):
+		return true
 	case errors.Is(err, net.ErrClosed):
 	case err != nil:
 		e.story.tell("what it sent to EINHORN_SOCK_PATH was refused: " + err.Error())
-		e.complain("message to einhorn's socket ignored", "pid", pid, "error", err)
+		e.complain("message to einhorn's socket ignored", "pid", t.pid, "error", err)
 	case m.Command == "worker:ack":
-		e.worker.On(Message{Ready: true, PID: pid, Via: "einhorn's worker:ack"})
+		e.worker.On(Message{Ready: true, PID: t.pid, Via: "einhorn's worker:ack"})
 	}
+	return false
 }
 
+// errStopped is what a read is ended with that is to go on later.
+var errStopped = errors.New("stopped")
+
 // line reads what a connection has to say.
-func (e *einhorn) line(c *net.UnixConn) (string, error) {
-	if err := c.SetReadDeadline(time.Now().Add(einhornPatience)); err != nil {
-		return "", err
+func (t *talk) line() (string, error) {
+	buf := make([]byte, maxEinhornLine)
+	for {
+		if end := bytes.IndexByte(t.read, '\n'); end >= 0 {
+			return string(t.read[:end+1]), nil
+		}
+		if len(t.read) >= maxEinhornLine {
+			return "", fmt.Errorf("a line of more than %d bytes", maxEinhornLine)
+		}
+		n, err := t.conn.Read(buf[:maxEinhornLine-len(t.read)])
+		t.read = append(t.read, buf[:n]...)
+		switch {
+		case n > 0:
+		case errors.Is(err, io.EOF):
+			return "", fmt.Errorf("%d bytes without the newline at their end", len(t.read))
+		case errors.Is(err, os.ErrDeadlineExceeded) && time.Now().Before(t.until):
+			return "", errStopped
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return "", fmt.Errorf("no whole line within %v", einhornPatience)
+		case err != nil:
+			return "", err
+		}
 	}
-	line, err := bufio.NewReaderSize(c, maxEinhornLine).ReadSlice('\n')
-	switch {
-	case errors.Is(err, io.EOF):
-		return "", fmt.Errorf("%d bytes without the newline at their end", len(line))
-	case errors.Is(err, bufio.ErrBufferFull):
-		return "", fmt.Errorf("a line of more than %d bytes", maxEinhornLine)
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		return "", fmt.Errorf("no whole line within %v", einhornPatience)
-	case err != nil:
-		return "", err
-	}
-	return string(line), nil
 }
 
 // complain logs at most once a second: whoever it is must not be able to fill the log.

@@ -73,6 +73,7 @@ type channel interface {
 	// start went well or not.
 	started()
 	close() error
+	keeper
 }
 
 // What a channel may have besides.
@@ -123,6 +124,7 @@ type Link struct {
 	files    []int
 	env      []string
 	channels []channel
+	kinds    []Kind // of the channels
 }
 
 // Open makes the link for one worker. Close it when the worker is gone, or was
@@ -142,7 +144,7 @@ func (h *Hub) Open(c *Choice, w *Worker) (*Link, error) {
 		if err != nil {
 			return nil, errors.Join(err, l.Close())
 		}
-		l.channels = append(l.channels, ch)
+		l.channels, l.kinds = append(l.channels, ch), append(l.kinds, k)
 	}
 	l.lay(c, w)
 	return l, nil

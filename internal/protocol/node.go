@@ -43,17 +43,22 @@ type node struct {
 	on       func(Message)
 	log      *slog.Logger
 
-	plain   chan []byte   // messages to be written
-	parcels chan parcel   // the same with a descriptor: one at a time is under way
-	arrived chan bool     // what the worker says of that one
+	work    chan struct{} // has something in it once there is more to write
+	room    chan struct{} // likewise once there is room for it
 	heard   chan int      // the preload's answers: listeners for 'message'
 	shut    chan struct{} // has something in it once a socket was closed by the worker
 	gone    chan struct{} // closed when the channel has ended
 	drained chan struct{} // closed when there is nothing left to wait for
 
-	complaints throttle // of the reading goroutine
+	reading, writing gate
+
+	// Of the reading goroutine:
+	complaints throttle
+	lines      nodeLines
+	unsure     bool // what comes first may be the end of a message
 
 	mu       sync.Mutex
+	out      nodeOut
 	seq      int64
 	sockets  []nodeSocket
 	first    int // number of the first of them in the worker
@@ -61,23 +66,21 @@ type node struct {
 	leases   int
 	ended    bool
 	closed   bool
+	halted   bool // stop was called
 	draining bool
+	again    bool // drain may be called once more: the link was resumed
+	phase    nodePhase
+	shutSeen bool // a socket was closed since shut was last emptied
 	story    nodeStory
 	once     sync.Once // closes drained
 }
 
-// parcel is a message with a descriptor, its own duplicate.
-type parcel struct {
-	key    string // of the lease
-	line   []byte
-	fd     int
-	refuse []byte // what to say instead when it cannot be delivered
-}
-
 // lease is a socket that the worker listens on.
 type lease struct {
-	socket  int    // in sockets; -1: not one of them
-	release func() // never nil
+	socket           int    // in sockets; -1: not one of them
+	release          func() // never nil
+	network, address string // of one that is not: what HubOptions.Listen was asked for
+	fd               int    // and what it answered; the launcher's
 }
 
 // openNode makes the channel for one worker, and begins to read and to write. Both
@@ -87,15 +90,10 @@ func openNode(h *Hub, c *Choice, w *Worker) (channel, error) {
 	if err != nil {
 		return nil, fmt.Errorf("node channel: %w", err)
 	}
-	n := &node{
-		hub: h, settings: c.Settings, index: w.Index, conn: conn, child: child, on: w.On, log: w.Log,
-		plain: make(chan []byte, maxNodeQueue), parcels: make(chan parcel, maxNodeQueue),
-		arrived: make(chan bool, 1), heard: make(chan int, 1), shut: make(chan struct{}, 1),
-		gone: make(chan struct{}), drained: make(chan struct{}),
-		lent: make(map[string]lease),
-	}
+	n := newNode(h, c, w)
+	n.conn, n.child = conn, child
 	n.id = h.node.nextID()
-	if n.sockets, err = keep(w.Sockets); err != nil {
+	if n.sockets, err = hold(w.Sockets); err != nil {
 		conn.Close()
 		unix.Close(child) // nobody has seen it yet
 		return nil, fmt.Errorf("node channel: %w", err)
@@ -108,9 +106,20 @@ func openNode(h *Hub, c *Choice, w *Worker) (channel, error) {
 	return n, nil
 }
 
-// keep duplicates the sockets: the numbers in Worker are the listeners', who may
+func newNode(h *Hub, c *Choice, w *Worker) *node {
+	return &node{
+		hub: h, settings: c.Settings, index: w.Index, child: -1, on: w.On, log: w.Log,
+		work: make(chan struct{}, 1), room: make(chan struct{}, 1),
+		heard: make(chan int, 1), shut: make(chan struct{}, 1),
+		gone: make(chan struct{}), drained: make(chan struct{}),
+		reading: newGate(), writing: newGate(),
+		lent: make(map[string]lease),
+	}
+}
+
+// hold duplicates the sockets: the numbers in Worker are the listeners', who may
 // close and reuse them while this channel still hands them out.
-func keep(sockets []Socket) (kept []nodeSocket, err error) {
+func hold(sockets []Socket) (kept []nodeSocket, err error) {
 	defer func() {
 		if err != nil {
 			letGo(kept)
@@ -170,8 +179,10 @@ func (n *node) started() {
 // to disconnect. It may be called from on.
 func (n *node) close() error {
 	n.started()
-	err := n.conn.Close()
+	err := n.hangUp()
 	n.end()
+	n.reading.end()
+	n.writing.end()
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if !n.closed {
@@ -184,26 +195,43 @@ func (n *node) close() error {
 	return err
 }
 
+// hangUp closes our end; there is none where it was lost with a former launcher.
+func (n *node) hangUp() error {
+	if n.conn == nil {
+		return nil
+	}
+	return n.conn.Close()
+}
+
 // read hears the worker until the channel ends.
 func (n *node) read() {
-	defer n.end()
-	defer n.conn.Close()
-	var lines nodeLines
 	data := make([]byte, 16<<10)
 	control := make([]byte, unix.CmsgSpace(4*maxNodeFDs))
-	for {
-		size, oob, _, _, err := n.conn.ReadMsgUnix(data, control)
-		size, oob = max(0, size), max(0, oob) // either may be -1 with an error
-		if smuggled := closeRights(control[:oob]); smuggled > 0 {
-			n.complain("node sent descriptors: they were closed", "count", smuggled)
+	for n.reading.enter() {
+		more := n.piece(data, control)
+		if !more {
+			n.conn.Close() // nothing is buffered in it
+			n.end()
 		}
-		if long := lines.feed(data[:size], n.take); long > 0 {
-			n.complain("node message ignored: too long", "limit", maxNodeLine)
-		}
-		if err != nil {
-			return // the worker has ended it, or close has
+		n.reading.leave()
+		if !more {
+			return
 		}
 	}
+	n.end()
+}
+
+// piece hears what there is; false: the worker has ended the channel, or close has.
+func (n *node) piece(data, control []byte) bool {
+	size, oob, _, _, err := n.conn.ReadMsgUnix(data, control)
+	size, oob = max(0, size), max(0, oob) // either may be -1 with an error
+	if smuggled := closeRights(control[:oob]); smuggled > 0 {
+		n.complain("node sent descriptors: they were closed", "count", smuggled)
+	}
+	if long := n.lines.feed(data[:size], n.take); long > 0 {
+		n.complain("node message ignored: too long", "limit", maxNodeLine)
+	}
+	return err == nil || errors.Is(err, os.ErrDeadlineExceeded) // stop
 }
 
 // closeRights closes all descriptors that came with a message.
@@ -273,69 +301,6 @@ func (t *throttle) now() (missed int, ok bool) {
 	return missed, true
 }
 
-// write sends what is queued, until the channel ends. Of descriptors there is one
-// under way at a time: node itself never has two, and loses the order if it gets
-// them.
-func (n *node) write() {
-	var flying *parcel
-	tries := 0
-	defer func() {
-		if flying != nil {
-			unix.Close(flying.fd) // a duplicate
-		}
-		n.sweep()
-	}()
-	for {
-		parcels := n.parcels
-		if flying != nil {
-			parcels = nil
-		}
-		var err error
-		select {
-		case <-n.gone:
-			return
-		case line := <-n.plain:
-			err = n.send(line, -1)
-		case p := <-parcels:
-			flying, tries = &p, 1
-			err = n.send(p.line, p.fd)
-		case whole := <-n.arrived:
-			if flying == nil {
-				continue // an answer to nothing
-			}
-			if !whole && tries < nodeTries {
-				tries++
-				err = n.send(flying.line, flying.fd)
-				break
-			}
-			unix.Close(flying.fd) // a duplicate; the worker has its own, or never will
-			if !whole {
-				n.takeBack(flying.key)
-				err = n.send(flying.refuse, -1)
-			}
-			flying = nil
-		}
-		if err != nil {
-			n.lose(err)
-			return
-		}
-	}
-}
-
-// sweep closes the descriptors that were never sent. Nothing is queued once the
-// channel has ended.
-func (n *node) sweep() {
-	<-n.gone
-	for {
-		select {
-		case p := <-n.parcels:
-			unix.Close(p.fd) // a duplicate
-		default:
-			return
-		}
-	}
-}
-
 // lose gives up a channel that cannot be written to.
 func (n *node) lose(err error) {
 	if errors.Is(err, os.ErrDeadlineExceeded) {
@@ -346,38 +311,6 @@ func (n *node) lose(err error) {
 	}
 	n.conn.Close() // the reading goroutine ends by it
 	n.end()
-}
-
-// send writes a line, with a descriptor unless fd is -1.
-func (n *node) send(line []byte, fd int) error {
-	if err := n.conn.SetWriteDeadline(time.Now().Add(nodePatience)); err != nil {
-		return err
-	}
-	if fd < 0 {
-		_, err := n.conn.Write(line)
-		return err
-	}
-	// The flag belongs to the open file, that is to all who hold the socket, and may
-	// have been changed since. With it missing, node would wait in accept for ever.
-	if err := unix.SetNonblock(fd, true); err != nil {
-		return err
-	}
-	size, _, err := n.conn.WriteMsgUnix(line, unix.UnixRights(fd), nil)
-	if err != nil || size == len(line) {
-		return err
-	}
-	_, err = n.conn.Write(line[size:]) // the descriptor went with the first byte
-	return err
-}
-
-// say queues a message. When there is no room it waits for some: who asks faster than
-// it reads is not read from meanwhile, and loses the channel if it reads nothing. The
-// messages are lost with the channel.
-func (n *node) say(line []byte) {
-	select {
-	case n.plain <- line:
-	case <-n.gone:
-	}
 }
 
 // reply fills in what every message of ours has. Call it with mu held.

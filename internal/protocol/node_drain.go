@@ -15,6 +15,10 @@ const nodeShutdown = time.Second
 func (n *node) drain() <-chan struct{} {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if n.again {
+		n.again = false
+		return n.drained
+	}
 	if !n.story.online || n.ended || n.draining {
 		return nil
 	}
@@ -23,16 +27,37 @@ func (n *node) drain() <-chan struct{} {
 	return n.drained
 }
 
+// nodePhase is how far a drain is.
+type nodePhase int
+
+const (
+	phaseNone  nodePhase = iota
+	phaseAsked           // "shutdown" is on its way
+	phaseOver            // it ends by itself from here
+	phaseDone            // there is nothing to wait for
+)
+
 func (n *node) retire() {
 	n.mu.Lock()
-	preload := n.story.preload
-	n.mu.Unlock()
-	select {
-	case <-n.shut: // closed long before: it says nothing about "shutdown"
-	default:
+	preload, phase := n.story.preload, n.phase
+	if phase == phaseNone {
+		n.shutSeen = false
+		select {
+		case <-n.shut: // closed long before: it says nothing about "shutdown"
+		default:
+		}
 	}
-	if !preload || n.listeners() > 0 {
-		n.say([]byte("\"shutdown\"\n"))
+	n.mu.Unlock()
+	switch {
+	case phase == phaseDone:
+		n.finish()
+		return
+	case phase == phaseOver:
+		return
+	case phase == phaseAsked, !preload, n.listeners() > 0:
+		if phase == phaseNone {
+			n.sayAs([]byte("\"shutdown\"\n"), phaseAsked)
+		}
 		if preload && n.listeners() < 0 { // the second answer comes when it has seen the message
 			return
 		}
@@ -40,11 +65,18 @@ func (n *node) retire() {
 		case <-n.gone:
 			return
 		case <-n.shut: // it knows what to do: the channel ends when it exits
+			n.reach(phaseOver)
 			return
 		case <-time.After(nodeShutdown):
 		}
 	}
 	n.disconnect()
+}
+
+func (n *node) reach(p nodePhase) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.phase = max(n.phase, p)
 }
 
 // disconnect sends cluster's own message for it. A second one would make node end
@@ -57,11 +89,13 @@ func (n *node) disconnect() {
 	n.mu.Unlock()
 	switch {
 	case leaving: // it does that by itself already
+		n.reach(phaseOver)
 	case serves:
-		n.say(line)
+		n.sayAs(line, phaseOver)
 	default:
 		// What it serves, if anything, does not pass here: node would end the channel at
 		// once, which says nothing.
+		n.reach(phaseDone)
 		n.finish()
 	}
 }

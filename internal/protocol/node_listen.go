@@ -4,15 +4,17 @@ import (
 	"errors"
 	"strconv"
 	"syscall"
-
-	"golang.org/x/sys/unix"
 )
 
 // take makes sense of one line of the worker's.
 func (n *node) take(line []byte) {
 	m, err := readNode(line)
+	unsure := n.unsure
+	n.unsure = false
 	if err != nil {
-		n.complain("node message ignored", "error", err)
+		if !unsure {
+			n.complain("node message ignored", "error", err)
+		}
 		return
 	}
 	switch {
@@ -21,10 +23,7 @@ func (n *node) take(line []byte) {
 	case m.Cmd == nodeCluster:
 		n.cluster(&m)
 	case m.Cmd == nodeACK, m.Cmd == nodeNACK:
-		select {
-		case n.arrived <- m.Cmd == nodeACK:
-		default: // more answers than questions
-		}
+		n.answered(m.Cmd == nodeACK)
 	case m.Cmd == nodeHandle:
 		// The program sends its parent a socket. That was closed on arrival; without an
 		// answer its next message would wait for ever.
@@ -128,7 +127,7 @@ func (n *node) lendOwn(m *nodeMessage, a nodeAsk, found int, other bool) {
 	if !other {
 		errno = new(int)
 	}
-	if !n.handOver(m, a, s.own, errno, lease{found, func() {}}) {
+	if !n.handOver(m, a, s.own, errno, lease{socket: found, release: func() {}}) {
 		n.refuse(m, a, syscall.EBADF)
 	}
 }
@@ -155,7 +154,7 @@ func (n *node) lendOther(m *nodeMessage, a nodeAsk) {
 		n.log.Warn("node asked for an address that is no listener: all workers share one socket there, and it is not steered",
 			"asked", a.String(), "listener_to_add", a.listener())
 	}
-	if !n.handOver(m, a, fd, new(int), lease{-1, release}) {
+	if !n.handOver(m, a, fd, new(int), lease{-1, release, network, address, fd}) {
 		release()
 		n.refuse(m, a, syscall.EMFILE)
 	}
@@ -178,18 +177,18 @@ func (n *node) handOver(m *nodeMessage, a nodeAsk, fd int, errno *int, l lease) 
 	n.leases++
 	key := "baton:" + strconv.Itoa(n.leases)
 	refusal := -int(syscall.EBADF)
-	p := parcel{
+	p := &parcel{
 		key:    key,
 		line:   n.reply(nodeReply{Ack: &m.Seq, Errno: errno, Key: key, Data: data}).withHandle(a.class == "udp"),
 		fd:     own,
 		refuse: n.reply(nodeReply{Ack: &m.Seq, Errno: &refusal, Data: m.Data}).line(),
 	}
-	select {
-	case n.parcels <- p:
-	default: // it gives back what it has not received yet: node does not
-		unix.Close(own) // a duplicate
+	if len(n.out.parcels) >= maxNodeQueue { // it gives back what it has not received yet: node does not
+		p.close()
 		return false
 	}
+	n.out.parcels = append(n.out.parcels, p)
+	poke(n.work)
 	n.lent[key] = l
 	if l.socket >= 0 {
 		n.sockets[l.socket].lent = true
@@ -209,28 +208,26 @@ func (n *node) refuse(m *nodeMessage, a nodeAsk, errno syscall.Errno) {
 
 // closeSocket hears that the worker does not listen on a socket any more.
 func (n *node) closeSocket(key string) {
-	if !n.takeBack(key) {
-		return
-	}
-	select {
-	case n.shut <- struct{}{}:
-	default: // known already
+	n.mu.Lock()
+	release := n.forget(key)
+	n.shutSeen = n.shutSeen || release != nil
+	n.mu.Unlock()
+	if release != nil {
+		release()
+		poke(n.shut)
 	}
 }
 
-// takeBack ends a lease; false: there is none of that key.
-func (n *node) takeBack(key string) bool {
-	n.mu.Lock()
+// forget ends a lease; nil: there is none of that key. Call it with mu held, and what it
+// returns without.
+func (n *node) forget(key string) (release func()) {
 	l, ok := n.lent[key]
-	if ok {
-		delete(n.lent, key)
-		if l.socket >= 0 {
-			n.sockets[l.socket].lent = false
-		}
+	if !ok {
+		return nil
 	}
-	n.mu.Unlock()
-	if ok {
-		l.release()
+	delete(n.lent, key)
+	if l.socket >= 0 {
+		n.sockets[l.socket].lent = false
 	}
-	return ok
+	return l.release
 }

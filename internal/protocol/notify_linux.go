@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -40,6 +41,7 @@ type Notify struct {
 	member func(pid int) bool
 	on     func(Message)
 	log    *slog.Logger
+	gate   gate
 
 	// Of the reading goroutine alone:
 	strangers map[int]bool // whose first message was told of, or is counted in missed
@@ -57,6 +59,23 @@ func OpenNotify(member func(pid int) bool, on func(Message), log *slog.Logger) (
 	rand.Read(random[:]) // never fails: crypto/rand ends the program instead
 	name := "@baton/notify/" + hex.EncodeToString(random[:])
 	// net knows a leading '@' as the abstract namespace.
+	conn, err := listenNotify(name)
+	if err != nil {
+		return nil, err
+	}
+	n := newNotify(conn, name, member, on, log)
+	go n.read()
+	return n, nil
+}
+
+func newNotify(conn *net.UnixConn, name string, member func(pid int) bool, on func(Message), log *slog.Logger) *Notify {
+	return &Notify{
+		conn: conn, env: "NOTIFY_SOCKET=" + name, member: member, on: on, log: log, gate: newGate(),
+		strangers: make(map[int]bool),
+	}
+}
+
+func listenNotify(name string) (*net.UnixConn, error) {
 	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: name, Net: "unixgram"})
 	if err != nil {
 		return nil, fmt.Errorf("notify socket: %w", err)
@@ -65,12 +84,7 @@ func OpenNotify(member func(pid int) bool, on func(Message), log *slog.Logger) (
 		conn.Close() // nobody knows it yet
 		return nil, fmt.Errorf("notify socket: SO_PASSCRED: %w", err)
 	}
-	n := &Notify{
-		conn: conn, env: "NOTIFY_SOCKET=" + name, member: member, on: on, log: log,
-		strangers: make(map[int]bool),
-	}
-	go n.read()
-	return n, nil
+	return conn, nil
 }
 
 func passCredentials(conn *net.UnixConn) error {
@@ -92,6 +106,7 @@ func (n *Notify) Env() string { return n.env }
 // message that is being told at this moment, so it may be called from on itself.
 // Closing again does nothing.
 func (n *Notify) Close() error {
+	n.gate.end()
 	if err := n.conn.Close(); !errors.Is(err, net.ErrClosed) {
 		return err
 	}
@@ -103,19 +118,31 @@ func (n *Notify) read() {
 	// Control messages that do not fit are cut off by the kernel, and their
 	// descriptors are closed by it.
 	control := make([]byte, unix.CmsgSpace(unix.SizeofUcred)+unix.CmsgSpace(4*maxFDs))
-	for {
-		size, oob, flags, _, err := n.conn.ReadMsgUnix(data, control)
-		if errors.Is(err, net.ErrClosed) {
+	for n.gate.enter() {
+		more := n.piece(data, control)
+		n.gate.leave()
+		if !more {
 			return
 		}
-		if err != nil {
-			// Nothing that a sender can bring about; were it to stay, this would spin.
-			n.log.Error("notify socket unusable", "error", err)
-			n.conn.Close() // so that senders notice; it reads nothing any more
-			return
-		}
-		n.take(data[:size], control[:oob], flags)
 	}
+}
+
+// piece reads one datagram; false: there will be no other.
+func (n *Notify) piece(data, control []byte) bool {
+	size, oob, flags, _, err := n.conn.ReadMsgUnix(data, control)
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return true // stop
+	case errors.Is(err, net.ErrClosed):
+		return false
+	case err != nil:
+		// Nothing that a sender can bring about; were it to stay, this would spin.
+		n.log.Error("notify socket unusable", "error", err)
+		n.conn.Close() // so that senders notice; it reads nothing any more
+		return false
+	}
+	n.take(data[:size], control[:oob], flags)
+	return true
 }
 
 // take tells one datagram, and closes the descriptors that came with it last.

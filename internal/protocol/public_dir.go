@@ -31,7 +31,7 @@ type publicDirs struct {
 type publicDir struct {
 	path  string
 	held  *os.File
-	made  fs.FileInfo // as it was once made
+	made  was // as it was once made
 	names map[string]bool
 }
 
@@ -111,10 +111,12 @@ func (d *publicDir) prepare(mode fs.FileMode) (err error) {
 	if err := unix.Flock(d.fd(), unix.LOCK_SH|unix.LOCK_NB); err != nil {
 		return fmt.Errorf("lock %s: %w", d.path, err)
 	}
-	if d.made, err = d.held.Stat(); err != nil {
+	info, err := d.held.Stat()
+	if err != nil {
 		return err
 	}
-	if owner(d.made) != os.Geteuid() || !d.intact() {
+	d.made = was{info, info.Mode(), owner(info)}
+	if d.made.owner != os.Geteuid() || !d.intact() {
 		return fmt.Errorf("%s: somebody else's, as soon as it was made", d.path)
 	}
 	return nil
@@ -135,7 +137,14 @@ func (d *publicDir) inPlace() bool {
 // intact says whether it is in its place, with the owner and the mode it had.
 func (d *publicDir) intact() bool {
 	seen, err := os.Lstat(d.path)
-	return err == nil && os.SameFile(seen, d.made) && seen.Mode() == d.made.Mode() && owner(seen) == owner(d.made)
+	return err == nil && os.SameFile(seen, d.made.info) && seen.Mode() == d.made.mode && owner(seen) == d.made.owner
+}
+
+// was is which file, and what was once true of it.
+type was struct {
+	info  fs.FileInfo
+	mode  fs.FileMode
+	owner int
 }
 
 // owner is the user's number; -1: not known.
@@ -144,6 +153,14 @@ func owner(info fs.FileInfo) int {
 		return int(st.Uid)
 	}
 	return -1
+}
+
+// identity is the numbers by which a file is told from others; zeros: not known.
+func identity(info fs.FileInfo) (dev, inode uint64) {
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		return uint64(st.Dev), st.Ino
+	}
+	return 0, 0
 }
 
 // join is the path of a file in it, for workers.

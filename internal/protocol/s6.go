@@ -26,6 +26,8 @@ type s6 struct {
 	workers lent
 	worker  *Worker
 	story   story
+	gate    gate
+	total   int // bytes that were read
 }
 
 // openS6 makes the pipe and begins to read. The goroutine ends with the newline,
@@ -35,7 +37,7 @@ func openS6(_ *Hub, c *Choice, w *Worker) (channel, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &s6{fd: c.Settings.ReadyFD, pipe: ours, workers: lent{fd: workers}, worker: w}
+	s := &s6{fd: c.Settings.ReadyFD, pipe: ours, workers: lent{fd: workers}, worker: w, gate: newGate()}
 	go s.read()
 	return s, nil
 }
@@ -48,42 +50,52 @@ func (s *s6) hint() string          { return s.story.told() }
 
 func (s *s6) close() error {
 	s.workers.letGo()
+	s.gate.end()
 	return closed(s.pipe.Close())
 }
 
-// closed is the error of a second Close, or of one that another goroutine was
-// faster with: none.
+// closed is the error of a second Close, of one that another goroutine was faster with,
+// or of a file that was never there: none.
 func closed(err error) error {
-	if errors.Is(err, os.ErrClosed) {
+	if errors.Is(err, os.ErrClosed) || errors.Is(err, os.ErrInvalid) {
 		return nil
 	}
 	return err
 }
 
 func (s *s6) read() {
-	defer s.pipe.Close() // only read from
-	buf := make([]byte, 512)
-	for total := 0; ; {
-		n, err := s.pipe.Read(buf)
-		if bytes.IndexByte(buf[:n], '\n') >= 0 {
-			s.worker.On(Message{Ready: true, Via: fmt.Sprintf("a newline on descriptor %d", s.fd)})
-			return
+	for buf := make([]byte, 512); s.gate.enter(); {
+		more := s.piece(buf)
+		if !more {
+			s.pipe.Close() // only read from
 		}
-		if total += n; n > 0 {
-			s.story.tell(fmt.Sprintf("it wrote to descriptor %d, but no newline", s.fd))
-		}
-		switch {
-		case total > maxUnended:
-			s.worker.Log.Warn("ready_fd closed: no newline in what was written to it", "descriptor", s.fd, "bytes", total)
+		s.gate.leave()
+		if !more {
 			return
-		case errors.Is(err, io.EOF):
-			s.story.tell(fmt.Sprintf("it closed descriptor %d without writing a newline", s.fd))
-			if total > 0 {
-				s.worker.Log.Warn("ready_fd: closed by the worker without a newline", "descriptor", s.fd, "bytes", total)
-			}
-			return
-		case err != nil:
-			return // close
 		}
 	}
+}
+
+// piece reads what there is; false: it was the last.
+func (s *s6) piece(buf []byte) bool {
+	n, err := s.pipe.Read(buf)
+	if bytes.IndexByte(buf[:n], '\n') >= 0 {
+		s.worker.On(Message{Ready: true, Via: fmt.Sprintf("a newline on descriptor %d", s.fd)})
+		return false
+	}
+	if s.total += n; n > 0 {
+		s.story.tell(fmt.Sprintf("it wrote to descriptor %d, but no newline", s.fd))
+	}
+	switch {
+	case s.total > maxUnended:
+		s.worker.Log.Warn("ready_fd closed: no newline in what was written to it", "descriptor", s.fd, "bytes", s.total)
+		return false
+	case errors.Is(err, io.EOF):
+		s.story.tell(fmt.Sprintf("it closed descriptor %d without writing a newline", s.fd))
+		if s.total > 0 {
+			s.worker.Log.Warn("ready_fd: closed by the worker without a newline", "descriptor", s.fd, "bytes", s.total)
+		}
+		return false
+	}
+	return err == nil || errors.Is(err, os.ErrDeadlineExceeded) // or close, or stop
 }

@@ -3,6 +3,7 @@ package protocol
 import (
 	"bytes"
 	"encoding/gob"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -30,9 +31,12 @@ type flipper struct {
 	worker *Worker
 	story  story
 
+	reading, writing gate
+
 	mu     sync.Mutex
-	told   bool // the names are written
-	lonely bool // nothing of an older generation is left
+	rest   []byte // of the names, what is not written
+	told   bool   // the names are written
+	lonely bool   // nothing of an older generation is left
 }
 
 // openTableflip makes the pipes and begins to read and to write. The one goroutine
@@ -49,14 +53,15 @@ func openTableflip(_ *Hub, _ *Choice, w *Worker) (channel, error) {
 		closeFD(readyW)
 		return nil, err
 	}
-	t := &flipper{ready: ready, names: names, worker: w}
+	t := &flipper{ready: ready, names: names, worker: w, reading: newGate(), writing: newGate()}
 	t.lent[0].fd, t.lent[1].fd = readyW, namesR
 	all := tableflipNames(w.Sockets)
 	for _, n := range all[len(w.Sockets):] {
 		t.extra = append(t.extra, w.Sockets[n.socket].FD)
 	}
+	t.rest = t.encode(all)
 	go t.read()
-	go t.write(all)
+	go t.write()
 	return t, nil
 }
 
@@ -75,17 +80,34 @@ func (t *flipper) started() {
 
 func (t *flipper) close() error {
 	t.started()
+	t.reading.end()
+	t.writing.end()
 	t.ready.Close() // only read from
 	return closed(t.names.Close())
 }
 
 // read waits for the one byte.
 func (t *flipper) read() {
-	defer t.ready.Close() // only read from
+	for t.reading.enter() {
+		more := t.byte()
+		if !more {
+			t.ready.Close() // only read from
+		}
+		t.reading.leave()
+		if !more {
+			return
+		}
+	}
+}
+
+// byte reads it; false: there is nothing more to wait for.
+func (t *flipper) byte() bool {
 	var b [1]byte
 	switch n, err := t.ready.Read(b[:]); {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return true // stop
 	case n == 0 && closed(err) == nil:
-		return // close
+		return false // close
 	case n == 0:
 		t.story.tell("it closed tableflip's ready pipe without a word")
 	case b[0] != tableflipReady:
@@ -95,11 +117,11 @@ func (t *flipper) read() {
 	default:
 		t.worker.On(Message{Ready: true, Via: "tableflip's ready byte"})
 	}
+	return false
 }
 
-// write tells what the sockets are called. The pipe may be smaller than that
-// (pipe(7), pipe-user-pages-soft), so it waits for the worker to read.
-func (t *flipper) write(all []tableflipName) {
+// encode is what the sockets are called, as the worker reads it.
+func (t *flipper) encode(all []tableflipName) []byte {
 	list := make([][]string, len(all)) // not nil: gob refuses that
 	for i, n := range all {
 		list[i] = []string{n.kind, n.network, n.address}
@@ -108,11 +130,27 @@ func (t *flipper) write(all []tableflipName) {
 	if err := gob.NewEncoder(&b).Encode(list); err != nil {
 		t.worker.Log.Error("tableflip's names cannot be written", "error", err)
 	}
-	_, _ = t.names.Write(b.Bytes()) // the worker is gone, which shows by itself, or it is close
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.told = true
-	t.hangUp()
+	return b.Bytes()
+}
+
+// write tells what the sockets are called. The pipe may be smaller than that
+// (pipe(7), pipe-user-pages-soft), so it waits for the worker to read.
+func (t *flipper) write() {
+	for t.writing.enter() {
+		n, err := t.names.Write(t.rest)
+		t.mu.Lock()
+		t.rest = t.rest[n:]
+		stopped := errors.Is(err, os.ErrDeadlineExceeded)
+		if !stopped { // else the worker is gone, which shows by itself, or it is close
+			t.told = true
+			t.hangUp()
+		}
+		t.mu.Unlock()
+		t.writing.leave()
+		if !stopped {
+			return
+		}
+	}
 }
 
 // alone ends the names pipe: to the worker that is the exit of its predecessor.
