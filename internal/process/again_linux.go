@@ -26,3 +26,11 @@ func Again(args, env []string, files ...int) (*Process, error) {
 	}
 	return newProcess(pid, pidfd), nil
 }
+
+// Forget lets go of one that is Done, whose group may go on: nobody signals it any more.
+func (p *Process) Forget() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.gone = true
+	p.fd.close()
+}

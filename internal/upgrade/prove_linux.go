@@ -122,6 +122,7 @@ func (p *Proof) start(ctx context.Context, o Options) error {
 	verdict, _ := io.ReadAll(r.verdict)    // ends with the helper, which alone has the other end
 	r.verdict.Close()
 	<-r.helper.Done()
+	defer r.helper.Forget()
 	if string(verdict) == proved {
 		_ = r.words.SetReadDeadline(time.Now()) // a pipe that does not block has one
 		<-words

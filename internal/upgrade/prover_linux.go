@@ -87,7 +87,12 @@ func (o *proof) flip() error {
 	defer func() { os.Stdout = stdout }()
 	os.Stdout = os.Stderr // the prover's; the verdict is ours
 	os.Args = []string{fmt.Sprintf("/proc/self/fd/%d", exe), proverCommand}
-	return u.Upgrade()
+	for {
+		// Ready is told to a goroutine of tableflip's, which may hear of Upgrade first.
+		if err := u.Upgrade(); err == nil || err.Error() != "process is not ready yet" {
+			return err
+		}
+	}
 }
 
 // run is the prover: it checks, says that it is ready, and watches.
