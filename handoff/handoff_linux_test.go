@@ -15,6 +15,7 @@ import (
 	"baton/handoff/machine"
 	"baton/health"
 	"baton/internal/event"
+	"baton/internal/keep"
 	"baton/internal/logs"
 	"baton/internal/process"
 	"baton/internal/protocol"
@@ -115,8 +116,14 @@ func (e *engine) output(out *logs.Passthrough) (handoff.Output, error) {
 	if e.full != nil {
 		return nil, e.full
 	}
-	return out.Open()
+	o, err := out.Open()
+	return piped{o}, err
 }
+
+// piped is what the launcher makes of an output.
+type piped struct{ *logs.Output }
+
+func (p piped) Keep(prefix string, f *keep.Files) any { return p.Output.Keep(prefix, f) }
 
 func (e *engine) observe(ev event.Event) {
 	e.mu.Lock()

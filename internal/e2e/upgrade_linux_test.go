@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"encoding/json"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -41,19 +40,8 @@ func install(t testing.TB, from, to string) {
 	}
 }
 
-// report is the state, as the launcher tells it.
-func (a *app) report() event.Report {
-	a.t.Helper()
-	code, out, errs := a.baton("status", "test", "--json")
-	var all []event.Report
-	if err := json.Unmarshal([]byte(out), &all); err != nil || code != 0 || len(all) != 1 {
-		a.t.Fatalf("status: exit code %d, %v, %q, %q", code, err, out, errs)
-	}
-	return all[0]
-}
-
 // pids are those of all workers that are not draining, in order.
-func pids(r event.Report) (all []int) {
+func pids(r *event.Report) (all []int) {
 	for _, g := range r.Generations {
 		for _, w := range g.Workers {
 			all = append(all, w.PID)

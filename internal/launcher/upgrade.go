@@ -142,7 +142,7 @@ func Prover(version string) upgrade.Prover {
 			}
 			return steers(s)
 		},
-		Answers: func(ctx context.Context) error { return answers(ctx, s) },
+		Answers: func(ctx context.Context) error { return asked(ctx, s) },
 	}
 }
 
@@ -168,8 +168,8 @@ func steers(s *State) error {
 	return nil
 }
 
-// answers asks the launcher that took the place of the one of the State.
-func answers(ctx context.Context, s *State) error {
+// asked asks the launcher that took the place of the one of the State.
+func asked(ctx context.Context, s *State) error {
 	if !s.Control {
 		return nil // there is nobody to ask
 	}
