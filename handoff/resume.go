@@ -84,6 +84,7 @@ func Resume(o Options, st State, f *keep.Files) (*Supervisor, error) {
 	s.hub = hub
 	s.extra.resume(st.Extras, f)
 	if err := s.resumeAll(st, f); err != nil {
+		s.letGo()
 		return nil, err
 	}
 	s.extra.settle()
@@ -138,6 +139,26 @@ func (s *Supervisor) resumeAll(st State, f *keep.Files) error {
 	return nil
 }
 
+// letGo closes what was taken up by a Supervisor that does not come to be. Its workers
+// keep what they have.
+func (s *Supervisor) letGo() {
+	for _, w := range s.workers {
+		w.cancel()
+		if w.link != nil {
+			_ = w.link.Close() // nobody is to hear of it
+		}
+	}
+	for _, l := range s.listeners {
+		if err := l.Close(); err != nil {
+			s.log.Warn(err.Error())
+		}
+	}
+	for _, r := range s.releases {
+		_ = r.program.Close() // only read from
+	}
+	_ = s.hub.Close() // as with links
+}
+
 // resumeWorker takes a worker up. One whose process cannot be taken up is not running:
 // the rules are told when Run begins.
 func (s *Supervisor) resumeWorker(x WorkerState, f *keep.Files) {
@@ -184,7 +205,7 @@ func (s *Supervisor) resumeTies(w *worker, x WorkerState, f *keep.Files) {
 	g := s.gens[w.gen]
 	var socks []protocol.Socket
 	for i, l := range g.listeners {
-		fd, err := l.FD(int(w.slot))
+		fd, err := l.Number(int(w.slot)) // not FD: it runs
 		if err != nil || i >= len(g.plan.Listeners) {
 			continue // it is of another generation's making by now
 		}

@@ -1,7 +1,6 @@
 package launcher
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -98,11 +97,11 @@ func (i *Inheritance) Config() *config.Config {
 	if i.state == nil {
 		return nil
 	}
-	c := &config.Config{}
-	if err := json.Unmarshal(i.state.Config, c); err != nil {
+	k, err := originOf(i.state.Config)
+	if err != nil {
 		return nil // it is read from its file, like any other
 	}
-	return c
+	return (*config.Config)(k.(*kept))
 }
 
 // First is the configuration to begin with: that of the launcher before this one when this
@@ -238,13 +237,4 @@ func (i *Inheritance) resend(caught *signals) {
 	for _, c := range i.state.Caught {
 		caught.take(c)
 	}
-}
-
-// originOf is handoff.Options.Origin.
-func originOf(text json.RawMessage) (any, error) {
-	c := &config.Config{}
-	if err := json.Unmarshal(text, c); err != nil {
-		return nil, fmt.Errorf("configuration: %w", err)
-	}
-	return c, nil
 }

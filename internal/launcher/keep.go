@@ -39,7 +39,7 @@ type State struct {
 	Name    string          `json:"name"`    // of the application
 	Boot    string          `json:"boot"`    // process.Boot
 	Writer  process.Mark    `json:"writer"`
-	Config  json.RawMessage `json:"config"` // a *config.Config: what the launcher began with
+	Config  json.RawMessage `json:"config"` // kept: what the launcher began with
 	Engine  handoff.State   `json:"engine"`
 	Events  []event.Event   `json:"events"` // the last ones
 	// Control says whether there is a control socket, and Stored what is in systemd's
@@ -114,7 +114,7 @@ func newKeeper(c *config.Config, baton, path string, before *Inheritance, events
 		k.stored[name] = true
 	}
 	var err error
-	if k.state.Config, err = json.Marshal(c); err == nil && k.file == nil && path != "" {
+	if k.state.Config, err = json.Marshal((*kept)(c)); err == nil && k.file == nil && path != "" {
 		k.file, err = openState(path)
 	}
 	if err != nil {

@@ -135,7 +135,7 @@ func engine(ctx context.Context, o Options, log *slog.Logger, caught *signals, c
 			}
 		},
 		Applied: func(p *handoff.Plan) {
-			applied := p.Origin.(*config.Config)
+			applied := (*config.Config)(p.Origin.(*kept))
 			c.warn(log, applied)
 			beside.apply(applied)
 			name.wanted.Store(applied)

@@ -109,6 +109,15 @@ func (o *outputs) resume(generation, index int, kept json.RawMessage, prefix str
 	return piped{out}, nil
 }
 
+// outputIs says why nothing can be made of what was kept of an output.
+func outputIs(kept json.RawMessage) error {
+	if len(kept) == 0 {
+		return nil
+	}
+	var s logs.OutputState
+	return json.Unmarshal(kept, &s)
+}
+
 // pause stops all copying where nothing that was read is unwritten, for as long as this
 // process may become another program.
 func (o *outputs) pause(log *slog.Logger) (unpause func()) {

@@ -137,13 +137,31 @@ func Prover(version string) upgrade.Prover {
 			if s, err = decode(text); err != nil {
 				return err
 			}
-			if err := s.Engine.Check(files); err != nil {
+			if err := s.check(files); err != nil {
 				return fmt.Errorf("state: %w", err)
 			}
 			return steers(s)
 		},
 		Answers: func(ctx context.Context) error { return asked(ctx, s) },
 	}
+}
+
+// check says why nothing can be made of a State.
+func (s *State) check(files *keep.Files) error {
+	if _, err := originOf(s.Config); err != nil {
+		return err
+	}
+	for _, r := range s.Engine.Releases {
+		if _, err := originOf(r.Origin); err != nil {
+			return fmt.Errorf("release of generation %d: %w", r.Number, err)
+		}
+	}
+	for _, w := range s.Engine.Workers {
+		if err := outputIs(w.Output); err != nil {
+			return fmt.Errorf("worker %d: output: %w", w.ID, err)
+		}
+	}
+	return s.Engine.Check(files)
 }
 
 // steers says why this program, here, cannot steer as the one before did.

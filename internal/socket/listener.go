@@ -222,6 +222,9 @@ type Listener interface {
 	// So ask for it only when a worker is started: one that still runs on the
 	// slot finds the flag changed under it.
 	FD(slot int) (int, error)
+	// Number is FD without any change: for whoever only needs to know which descriptor it
+	// is, or duplicates it into a worker that runs.
+	Number(slot int) (int, error)
 	// Inode is the socket's number as /proc/PID/fd and sock_diag show it. It
 	// changes when a broken socket is replaced.
 	Inode(slot int) (uint64, error)

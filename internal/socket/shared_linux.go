@@ -188,6 +188,9 @@ func (l *shared) FD(slot int) (fd int, err error) {
 	return fd, err
 }
 
+// Number is FD, which changes nothing here.
+func (l *shared) Number(slot int) (int, error) { return l.FD(slot) }
+
 func (l *shared) Inode(slot int) (inode uint64, err error) {
 	err = l.with(slot, "inode of", func() error {
 		inode = l.only.inode

@@ -91,6 +91,15 @@ func (g *steered) FD(slot int) (int, error) {
 	return fd, err
 }
 
+func (g *steered) Number(slot int) (int, error) {
+	fd := -1
+	err := g.with(slot, "descriptor of", func(m *member) error {
+		fd = m.fd
+		return nil
+	})
+	return fd, err
+}
+
 // handOver makes O_NONBLOCK what the workers are to find, whatever the slot's
 // last one left.
 func (g *steered) handOver(m *member) error {

@@ -348,6 +348,16 @@ func (l *unixListener) FD(number int) (int, error) {
 	return s.fd, nil
 }
 
+func (l *unixListener) Number(number int) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s, err := l.slot(number)
+	if err != nil {
+		return -1, l.fail("descriptor of", err)
+	}
+	return s.fd, nil
+}
+
 // handOver makes O_NONBLOCK what the workers are to find, whatever the slot's
 // last one left.
 func (l *unixListener) handOver(s *unixSlot) error {
