@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"baton/internal/brief"
 	"baton/internal/control"
 	"baton/internal/event"
 	"baton/internal/launcher"
@@ -280,7 +281,7 @@ func (s state) row(now time.Time) []string {
 		return row
 	}
 	row[4] = strconv.Itoa(r.PID)
-	if g := shownGeneration(r); g != nil {
+	if g := r.Shown(); g != nil {
 		since := time.Time{}
 		for _, w := range g.Workers {
 			if !w.Started.IsZero() && (since.IsZero() || w.Started.Before(since)) {
@@ -288,9 +289,9 @@ func (s state) row(now time.Time) []string {
 			}
 		}
 		row[2] = strconv.Itoa(g.Number)
-		row[3] = fmt.Sprintf("%d/%d", ready(*g), g.Wanted)
+		row[3] = fmt.Sprintf("%d/%d", g.Ready(), g.Wanted)
 		if !since.IsZero() {
-			row[7] = age(now.Sub(since))
+			row[7] = brief.Age(now.Sub(since))
 		}
 	}
 	if share, memory, some := used(r, now); some {
@@ -341,19 +342,6 @@ func size(bytes uint64) string {
 	return strconv.FormatFloat(f, 'f', 0, 64) + unit
 }
 
-// shownGeneration is the one that serves, else the newest; nil when there is none.
-func shownGeneration(r *event.Report) *event.Generation {
-	for i := range r.Generations {
-		if r.Generations[i].Phase == "serving" {
-			return &r.Generations[i]
-		}
-	}
-	if len(r.Generations) > 0 {
-		return &r.Generations[0]
-	}
-	return nil
-}
-
 // phase is the state of an application in one word, and when it serves what is under
 // way besides.
 func phase(r *event.Report) string {
@@ -373,18 +361,4 @@ func phase(r *event.Report) string {
 		return "baking"
 	}
 	return r.State
-}
-
-// age is a duration in its two greatest units.
-func age(d time.Duration) string {
-	s := int(max(0, d).Seconds())
-	switch {
-	case s < 60:
-		return fmt.Sprintf("%ds", s)
-	case s < 60*60:
-		return fmt.Sprintf("%dm%02ds", s/60, s%60)
-	case s < 24*60*60:
-		return fmt.Sprintf("%dh%02dm", s/3600, s/60%60)
-	}
-	return fmt.Sprintf("%dd%02dh", s/86400, s/3600%24)
 }

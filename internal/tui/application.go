@@ -134,35 +134,16 @@ func connections(g event.Generation) (left int, known bool) {
 func (a *application) underway() bool {
 	return a.report.Stopping || a.report.State != event.StateServing ||
 		slices.ContainsFunc(a.report.Generations, func(g event.Generation) bool {
-			return g.Phase != "serving" || ready(g) < g.Wanted
+			return g.Phase != "serving" || g.Ready() < g.Wanted
 		})
 }
 
-// ready counts the workers that can serve.
-func ready(g event.Generation) int {
-	n := 0
-	for _, w := range g.Workers {
-		if w.State == "ready" && w.Role == "member" {
-			n++
-		}
-	}
-	return n
-}
-
-// shown is the generation that serves, else the newest; nil when there is none.
+// shown is the generation that stands for the application; nil when there is none.
 func (a *application) shown() *event.Generation {
 	if a.report == nil {
 		return nil
 	}
-	for i := range a.report.Generations {
-		if a.report.Generations[i].Phase == "serving" {
-			return &a.report.Generations[i]
-		}
-	}
-	if len(a.report.Generations) > 0 {
-		return &a.report.Generations[0]
-	}
-	return nil
+	return a.report.Shown()
 }
 
 // in is the newest generation in one of the phases; nil: none is.

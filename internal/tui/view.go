@@ -135,7 +135,7 @@ func (s *screen) appCells(a *application) []cell {
 	}
 	if g := a.shown(); g != nil {
 		row[2].text = fmt.Sprint(g.Number)
-		row[3].text = fmt.Sprintf("%d/%d", ready(*g), g.Wanted)
+		row[3].text = fmt.Sprintf("%d/%d", g.Ready(), g.Wanted)
 		row[6].text = since(oldest(g), s.now)
 	}
 	row[4].text, row[5].text, row[7].text = percent(a.cpu()), size(a.memory()), fmt.Sprint(a.report.Restarts)
