@@ -122,27 +122,13 @@ func (s state) runs() bool { return s.err != nil || s.report != nil && s.report.
 // states asks all launchers at once: one that hangs holds up none of the others. Of
 // those that don't run it is told what is known; with names, of those alone.
 func states(ctx context.Context, dir string, names []string) ([]state, error) {
-	scanned, err := control.Scan(dir)
-	if err != nil {
-		return nil, err
-	}
-	found := make(map[string]control.Found, len(scanned))
-	for _, f := range scanned {
-		found[f.Name] = f
-	}
-	r, err := registry()
-	if err != nil {
-		return nil, err
-	}
-	known, err := r.Names()
+	found, known, err := atHand(dir)
 	if err != nil {
 		return nil, err
 	}
 	asked := len(names) > 0
 	if !asked {
-		names = slices.Concat(slices.Collect(maps.Keys(found)), known)
-		slices.Sort(names)
-		names = slices.Compact(names)
+		names = either(found, known)
 	}
 	all := make([]state, len(names))
 	var wg sync.WaitGroup
@@ -172,6 +158,32 @@ func states(ctx context.Context, dir string, names []string) ([]state, error) {
 		all = slices.DeleteFunc(all, func(s state) bool { return s.report == nil && s.err == nil })
 	}
 	return all, nil
+}
+
+// atHand is what there is to know of applications without asking their launchers: what
+// lies in the run directory, and the names that baton start remembers.
+func atHand(dir string) (found map[string]control.Found, known []string, err error) {
+	scanned, err := control.Scan(dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	found = make(map[string]control.Found, len(scanned))
+	for _, f := range scanned {
+		found[f.Name] = f
+	}
+	r, err := registry()
+	if err != nil {
+		return nil, nil, err
+	}
+	known, err = r.Names()
+	return found, known, err
+}
+
+// either are the names of both, in order.
+func either(found map[string]control.Found, known []string) []string {
+	names := slices.Concat(slices.Collect(maps.Keys(found)), known)
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 // measure looks at what workers use, once for all, where each launcher would look at

@@ -12,7 +12,8 @@ type application struct {
 	name   string
 	report *event.Report // the last one; nil: none yet
 	err    error         // why the last question had no answer
-	ended  bool          // its launcher was there and is not any more
+	ended  bool          // its launcher is not there, or not any more
+	rest   *event.Report // what is known of it then, as baton status has it; nil: nothing
 	asking bool          // a question is open
 	due    time.Time     // when the next one is to be asked
 
@@ -163,6 +164,10 @@ func (a *application) in(phases ...string) *event.Generation {
 // way besides, as baton status does.
 func (a *application) state() (string, tone) {
 	switch {
+	case a.ended && a.rest != nil && a.rest.State == event.StateStopped:
+		return event.StateStopped, plain
+	case a.ended && a.rest != nil:
+		return clean(a.rest.State), bad
 	case a.ended:
 		return "ended", bad
 	case a.err != nil:
