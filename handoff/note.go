@@ -168,7 +168,7 @@ func (s *Supervisor) moreWords(n machine.Note, gen string) string {
 	case machine.NoteUnhealthy:
 		return fmt.Sprintf("a worker of %s does not serve as it should: %s", gen, n.Reason)
 	case machine.NoteScaled:
-		return fmt.Sprintf("%s is to have %d workers", gen, n.Workers)
+		return fmt.Sprintf("%s is to have %d workers", gen, n.Workers) + because(n.Reason)
 	case machine.NoteLooping:
 		return "a worker of " + gen + " is lost again and again"
 	case machine.NoteLeftStopped:
