@@ -72,7 +72,7 @@ func (s *Supervisor) Promote(step bool, answer func(error)) {
 		v := s.rules.Look()
 		newcomer, canary := phaseOf(v, machine.Preparing, machine.Starting), phaseOf(v, machine.Canary)
 		switch {
-		case s.stopping:
+		case v.Stopping:
 			answer(errStopping)
 		case canary != nil && canary.Steps == 0:
 			answer(errRolling)
@@ -89,7 +89,7 @@ func (s *Supervisor) Promote(step bool, answer func(error)) {
 func (s *Supervisor) Abort(answer func(error)) {
 	s.post(func() {
 		switch v := s.rules.Look(); {
-		case s.stopping:
+		case v.Stopping:
 			answer(errStopping)
 		case phaseOf(v, machine.Preparing, machine.Starting, machine.Canary, machine.Standby) == nil:
 			answer(errNothingNew)
@@ -122,7 +122,7 @@ func (s *Supervisor) Scale(n int, relative bool, answer func(int, error)) {
 			n += g.Wanted
 		}
 		switch {
-		case s.stopping:
+		case v.Stopping:
 			answer(0, errStopping)
 		case g == nil:
 			answer(0, errNotServing)
