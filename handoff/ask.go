@@ -154,10 +154,18 @@ func (c scaled) workers(configured int) int {
 	return configured
 }
 
-// serves takes note of the number that is configured for the generation which serves:
-// another one than the operator's took the place of ends what was asked for.
-func (c *scaled) serves(configured int) {
-	if c.configured != configured {
-		*c = scaled{}
+// rescale sees to it that a generation which comes to serve has the number that was asked
+// for. With another number in its configuration than an operator's took the place of,
+// what he asked for is over; one that serves again, after a bake, has what he had asked
+// for before.
+func (s *Supervisor) rescale(g *generation) {
+	configured := g.plan.Policy.Workers
+	if s.scaled.configured != configured {
+		s.scaled = g.scaled
+	}
+	// The first time it was prepared with it. Whom it left stopped is not asked for.
+	n, now := s.scaled.workers(configured), phaseOf(s.rules.Look(), machine.Serving)
+	if g.served && now != nil && now.Wanted != n {
+		s.step(machine.Scale{Workers: n})
 	}
 }

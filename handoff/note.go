@@ -56,7 +56,7 @@ func (s *Supervisor) note(n machine.Note) {
 	g := s.gens[n.Gen]
 	if p, ok := phases[n.Kind]; ok && g != nil {
 		if old := s.serving(); old != nil && p == machine.Serving {
-			old.phase = machine.Standby // only one serves; where this one goes is told next
+			old.phase, old.scaled = machine.Standby, s.scaled // only one serves; where this one goes is told next
 		}
 		g.phase = p
 	}
@@ -67,8 +67,8 @@ func (s *Supervisor) note(n machine.Note) {
 		e.Tail = s.lastLines(g)
 		s.verdict = string(machine.RolledBack) + ": " + n.Reason // also when it had been let in, and baked
 	case machine.NoteServing:
+		s.rescale(g)
 		g.served = true
-		s.scaled.serves(g.plan.Policy.Workers)
 		s.applyOptions(g)
 		if s.opts.Applied != nil {
 			s.opts.Applied(g.plan)
