@@ -40,7 +40,7 @@ var foundations = []string{
 
 // What the command line wires together; the engine's inside is not part of it.
 var services = []string{
-	"handoff", "health", "internal/apps", "internal/config", "internal/control", "internal/demo", "internal/event",
+	"handoff", "health", "internal/apps", "internal/brief", "internal/config", "internal/control", "internal/demo", "internal/event",
 	"internal/hooks", "internal/keep", "internal/launcher", "internal/logs", "internal/pm2", "internal/process", "internal/socket", "internal/systemd",
 	"internal/tui", "internal/upgrade", "internal/watch",
 }
@@ -52,13 +52,14 @@ var rooms = []room{
 		"internal/load", "internal/process"}},
 	{dir: "internal/launcher", may: append([]string{"handoff", "internal/config", "internal/control", "internal/hooks", "internal/logs",
 		"internal/systemd", "internal/upgrade", "internal/watch"}, foundations...)},
-	{dir: "internal/tui", may: []string{"internal/control", "internal/event"}},
+	{dir: "internal/tui", may: []string{"internal/brief", "internal/control", "internal/event"}},
 	{dir: "internal/control", may: []string{"internal/event", "internal/keep"}},
 	{dir: "internal/upgrade", may: []string{"internal/event", "internal/keep", "internal/process"}},
 	{dir: "handoff", may: foundations, tests: []string{"internal/logs"}},
 	{dir: "handoff/machine"},
 	{dir: "health"},
 	{dir: "internal/apps"},
+	{dir: "internal/brief"},
 	{dir: "internal/config"},
 	{dir: "internal/e2e"},
 	{dir: "internal/event"},

@@ -272,6 +272,33 @@ func TestRunReturnsWhyNothingServes(t *testing.T) {
 	}
 }
 
+// Once the first generation has failed nothing is about to serve, though its worker may
+// take its time to end.
+func TestALauncherThatGivesUpIsStopping(t *testing.T) {
+	testkit.Leaks(t)
+	e := startAs(t, func(p *handoff.Plan) { p.Policy.ReadyTimeout = 300 * time.Millisecond }, "ready=never", "term=ignore")
+	e.wait(event.Starting, 1)
+	if r := e.Report(); r.State != event.StateStarting || r.Stopping {
+		t.Errorf("before: %s, stopping: %t", r.State, r.Stopping)
+	}
+	e.wait(event.RolledBack, 1)
+	if r := e.Report(); r.State != event.StateStopping || !r.Stopping {
+		t.Errorf("after: %s, stopping: %t", r.State, r.Stopping)
+	}
+	said := make(chan error, 1)
+	e.Scale(2, false, func(_ int, err error) { said <- err })
+	if err := <-said; err == nil || err.Error() != "the launcher is stopping" {
+		t.Errorf("scale: %v", err)
+	}
+	if v := e.reload(); v.Outcome != machine.Stopped {
+		t.Errorf("reload: %+v", v)
+	}
+	e.End() // it does not end by itself
+	if err := <-e.ended; !errors.Is(err, handoff.ErrNeverServed) {
+		t.Errorf("got %v", err)
+	}
+}
+
 // An end does not wait for a configuration that cannot be read.
 func TestAnEndDoesNotWaitForAConfigurationThatHangs(t *testing.T) {
 	testkit.Leaks(t)

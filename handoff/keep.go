@@ -61,6 +61,8 @@ type GenerationState struct {
 	SaysReady   bool               `json:"says_ready"`
 	Tail        []string           `json:"tail"`
 	Hint        string             `json:"hint"`
+	ScaledTo    int                `json:"scaled_to"` // as in State, of when it served before
+	ScaledFrom  int                `json:"scaled_from"`
 }
 
 // ListenerState is one listener.
@@ -148,6 +150,7 @@ func (s *Supervisor) keep(f *keep.Files) State {
 		x := GenerationState{
 			Number: n, Release: g.release.number, Environment: g.environment, Phase: g.phase,
 			Served: g.served, SaysReady: g.saysReady, Tail: g.tail, Hint: g.hint,
+			ScaledTo: g.scaled.to, ScaledFrom: g.scaled.configured,
 		}
 		for _, l := range g.listeners {
 			x.Listeners = append(x.Listeners, l.key)
@@ -238,7 +241,7 @@ func (s *Supervisor) Freeze(do func(take func() (State, *keep.Files)) error, ans
 		switch {
 		case s.frozen != nil:
 			answer(errFreezing)
-		case s.stopping:
+		case s.rules.Look().Stopping:
 			answer(errStopping)
 		default:
 			s.frozen = &freezing{do, answer}

@@ -22,6 +22,7 @@ type generation struct {
 	listeners []*listener // in the plan's order
 	phase     machine.Phase
 	served    bool     // it came to serve once
+	scaled    scaled   // what an operator had asked for when another one came to serve
 	saysReady bool     // one of its workers has sent its ready message
 	tail      []string // the last lines of the worker that made it fail
 	hint      string   // what is known about why that one failed

@@ -125,6 +125,7 @@ func (s *Supervisor) resumeAll(st State, f *keep.Files) error {
 		g := &generation{
 			environment: x.Environment, number: x.Number, release: s.releases[x.Release], phase: x.Phase,
 			served: x.Served, saysReady: x.SaysReady, tail: x.Tail, hint: x.Hint,
+			scaled: scaled{to: x.ScaledTo, configured: x.ScaledFrom},
 		}
 		for _, key := range x.Listeners {
 			if l := s.listeners[key]; l != nil {

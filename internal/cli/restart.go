@@ -25,9 +25,9 @@ systemctl restart baton-NAME.
 Without a NAME it is the application of ./baton.toml, or the only one that runs.`,
 		ends: []Code{NotRunning, Invalid, Busy},
 	}, []cli.Flag{
-		&cli.BoolFlag{Name: "now", Usage: "kill instead of draining"},
+		nowFlag(),
 		&cli.BoolFlag{Name: "update-env", Usage: "with the environment from here, and say what is other about it"},
-		&cli.BoolFlag{Name: "json", Usage: "print what came of it as JSON: an object, or a list for several names"},
+		outcomesFlag(),
 	}, p.restart)
 }
 

@@ -37,7 +37,7 @@ outlives the terminal. What it says itself is in its log; baton show tells where
 1: it does not serve. 4: no such NAME. 6: it runs already. Of several names the
 greatest code counts. Ending the command does not end the start.`,
 		ends: []Code{NotRunning, Invalid, Busy},
-	}, append(runFlags(), &cli.BoolFlag{Name: "json", Usage: "print what came of it as JSON: an object, or a list for several names"}), p.start)
+	}, append(runFlags(), outcomesFlag()), p.start)
 }
 
 func (p *program) start(c *cli.Context) error {

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"baton/internal/brief"
 	"baton/internal/control"
 	"baton/internal/event"
 	"baton/internal/launcher"
@@ -121,27 +122,13 @@ func (s state) runs() bool { return s.err != nil || s.report != nil && s.report.
 // states asks all launchers at once: one that hangs holds up none of the others. Of
 // those that don't run it is told what is known; with names, of those alone.
 func states(ctx context.Context, dir string, names []string) ([]state, error) {
-	scanned, err := control.Scan(dir)
-	if err != nil {
-		return nil, err
-	}
-	found := make(map[string]control.Found, len(scanned))
-	for _, f := range scanned {
-		found[f.Name] = f
-	}
-	r, err := registry()
-	if err != nil {
-		return nil, err
-	}
-	known, err := r.Names()
+	found, known, err := atHand(dir)
 	if err != nil {
 		return nil, err
 	}
 	asked := len(names) > 0
 	if !asked {
-		names = slices.Concat(slices.Collect(maps.Keys(found)), known)
-		slices.Sort(names)
-		names = slices.Compact(names)
+		names = either(found, known)
 	}
 	all := make([]state, len(names))
 	var wg sync.WaitGroup
@@ -171,6 +158,32 @@ func states(ctx context.Context, dir string, names []string) ([]state, error) {
 		all = slices.DeleteFunc(all, func(s state) bool { return s.report == nil && s.err == nil })
 	}
 	return all, nil
+}
+
+// atHand is what there is to know of applications without asking their launchers: what
+// lies in the run directory, and the names that baton start remembers.
+func atHand(dir string) (found map[string]control.Found, known []string, err error) {
+	scanned, err := control.Scan(dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	found = make(map[string]control.Found, len(scanned))
+	for _, f := range scanned {
+		found[f.Name] = f
+	}
+	r, err := registry()
+	if err != nil {
+		return nil, nil, err
+	}
+	known, err = r.Names()
+	return found, known, err
+}
+
+// either are the names of both, in order.
+func either(found map[string]control.Found, known []string) []string {
+	names := slices.Concat(slices.Collect(maps.Keys(found)), known)
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 // measure looks at what workers use, once for all, where each launcher would look at
@@ -280,7 +293,7 @@ func (s state) row(now time.Time) []string {
 		return row
 	}
 	row[4] = strconv.Itoa(r.PID)
-	if g := shownGeneration(r); g != nil {
+	if g := r.Shown(); g != nil {
 		since := time.Time{}
 		for _, w := range g.Workers {
 			if !w.Started.IsZero() && (since.IsZero() || w.Started.Before(since)) {
@@ -288,9 +301,9 @@ func (s state) row(now time.Time) []string {
 			}
 		}
 		row[2] = strconv.Itoa(g.Number)
-		row[3] = fmt.Sprintf("%d/%d", ready(*g), g.Wanted)
+		row[3] = fmt.Sprintf("%d/%d", g.Ready(), g.Wanted)
 		if !since.IsZero() {
-			row[7] = age(now.Sub(since))
+			row[7] = brief.Age(now.Sub(since))
 		}
 	}
 	if share, memory, some := used(r, now); some {
@@ -341,19 +354,6 @@ func size(bytes uint64) string {
 	return strconv.FormatFloat(f, 'f', 0, 64) + unit
 }
 
-// shownGeneration is the one that serves, else the newest; nil when there is none.
-func shownGeneration(r *event.Report) *event.Generation {
-	for i := range r.Generations {
-		if r.Generations[i].Phase == "serving" {
-			return &r.Generations[i]
-		}
-	}
-	if len(r.Generations) > 0 {
-		return &r.Generations[0]
-	}
-	return nil
-}
-
 // phase is the state of an application in one word, and when it serves what is under
 // way besides.
 func phase(r *event.Report) string {
@@ -373,18 +373,4 @@ func phase(r *event.Report) string {
 		return "baking"
 	}
 	return r.State
-}
-
-// age is a duration in its two greatest units.
-func age(d time.Duration) string {
-	s := int(max(0, d).Seconds())
-	switch {
-	case s < 60:
-		return fmt.Sprintf("%ds", s)
-	case s < 60*60:
-		return fmt.Sprintf("%dm%02ds", s/60, s%60)
-	case s < 24*60*60:
-		return fmt.Sprintf("%dh%02dm", s/3600, s/60%60)
-	}
-	return fmt.Sprintf("%dd%02dh", s/86400, s/3600%24)
 }

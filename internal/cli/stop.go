@@ -29,7 +29,7 @@ What a launcher has left that was killed is ended as well.
 Without a NAME it is the application of ./baton.toml, or the only one that runs.`,
 		ends: []Code{NotRunning, Invalid, Busy},
 	}, []cli.Flag{
-		&cli.BoolFlag{Name: "now", Usage: "kill instead of draining, as SIGQUIT does"},
+		nowFlag(),
 	}, p.stop)
 }
 
