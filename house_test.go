@@ -72,6 +72,7 @@ var rooms = []room{
 	{dir: "internal/socket/diag"},
 	{dir: "internal/systemd"},
 	{dir: "internal/watch"},
+	{dir: "internal/testkit/boot", may: []string{"internal/testkit"}},
 	{dir: "internal/testkit/wire", may: []string{"internal/testkit"}},
 	{dir: "internal/testkit", may: []string{"internal/load", "internal/process"}},
 	{dir: "examples"}, // not one line but for its tests
@@ -85,7 +86,7 @@ var rooms = []room{
 }
 
 // Tests may stand on these besides, wherever they live.
-var forTests = []string{"internal/event", "internal/load", "internal/process", "internal/testkit", "internal/testkit/wire"}
+var forTests = []string{"internal/event", "internal/load", "internal/process", "internal/testkit", "internal/testkit/boot", "internal/testkit/wire"}
 
 // owners says which rooms may import a module that is not the standard library.
 // The owner "tests" means every test and what only tests import, and no code that
