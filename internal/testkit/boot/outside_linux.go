@@ -36,7 +36,8 @@ func (m Machine) outside(t *testing.T, boots int) {
 		m.Limit = usualLimit
 	}
 	own := m.own(t)
-	defer oneOfTwo(t)()
+	leave := oneOfTwo(t)
+	defer leave()
 	for n := 1; n <= boots; n++ {
 		if !own.boot(t, n) {
 			return

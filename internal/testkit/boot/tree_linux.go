@@ -29,7 +29,8 @@ var files = map[string]string{
 	"/etc/systemd/system/user@.service.d/runtime.conf": "[Service]\nEnvironment=XDG_RUNTIME_DIR=/run/user/%i\n",
 }
 
-// probeUnit runs the test, and switches the machine off after it, whatever came of it.
+// probeUnit runs the test, and switches the machine off after it, whatever came of it. What
+// the test left running goes with the machine.
 const probeUnit = `[Unit]
 Description=the test
 [Service]
@@ -40,6 +41,7 @@ Environment=%s
 ExecStart=%s
 StandardOutput=append:/probe/out
 StandardError=append:/probe/out
+KillMode=process
 ExecStopPost=/bin/sh -c 'echo $EXIT_STATUS >/probe/ended; sync -f /probe; exec systemctl --force --force poweroff'
 TimeoutStopSec=10
 `
@@ -65,7 +67,7 @@ func (m *machine) plant(t *testing.T, more map[string]string) error {
 			failed = append(failed, m.write(path, text))
 		}
 	}
-	failed = append(failed, os.Symlink("../probe.service", filepath.Join(m.tree, "etc/systemd/system/multi-user.target.wants/probe.service")))
+	failed = append(failed, os.Symlink("../probe.service", m.tree+"/etc/systemd/system/multi-user.target.wants/probe.service"))
 	return errors.Join(failed...)
 }
 
