@@ -18,10 +18,11 @@ func sandbox(dir string, root bool) string {
 	return text
 }
 
-// beneath: a path is one of these, or lies below one.
+// beneath: a path lies below one of these. To be one of them is of no use: of two lines about
+// the same path systemd takes the one that allows less.
 func beneath(path string, dirs ...string) bool {
 	for _, dir := range dirs {
-		if path == dir || strings.HasPrefix(path, dir+"/") {
+		if strings.HasPrefix(path, dir+"/") {
 			return true
 		}
 	}
