@@ -142,7 +142,7 @@ func TestALauncherThatIsKilledIsFollowedByAnother(t *testing.T) {
 		if got := s.property("Result"); got != "success" {
 			t.Errorf("after baton stop the result is %s", got)
 		}
-		write(t, webDir+"/baton.toml", "nmae = 1\n")
+		write(t, webDir+"/baton.toml", "bogus = 1\n")
 		boot.Run(t, "systemctl", "start", webUnit) // with Type=simple it says nothing of it
 		s.state("failed")
 	})
