@@ -173,7 +173,7 @@ func TestTheEnvironmentIsRead(t *testing.T) {
 				t.Setenv(name, value)
 			}
 			n, err := New(slog.New(slog.DiscardHandler))
-			defer n.Close()
+			t.Cleanup(n.Close) // also when there is an error
 			if c.err == "" && err != nil || c.err != "" && (err == nil || !strings.Contains(err.Error(), c.err)) {
 				t.Errorf("%v", err)
 			}
