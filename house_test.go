@@ -105,7 +105,7 @@ var owners = map[string][]string{
 	"golang.org/x/net":                {"internal/socket", "internal/socket/diag", "tests"},
 	"golang.org/x/sync":               {"handoff", "internal/launcher", "internal/load", "tests"},
 	"golang.org/x/sys": {"handoff", "internal/config", "internal/control", "internal/logs", "internal/process", "internal/protocol", "internal/socket",
-		"internal/socket/diag", "internal/upgrade", "bench", "tests"},
+		"internal/socket/diag", "internal/systemd", "internal/upgrade", "bench", "tests"},
 	"github.com/rogpeppe/go-internal":   {"tests"},
 	"github.com/google/go-cmp":          {"tests"},
 	"go.uber.org/goleak":                {"tests"},

@@ -93,7 +93,12 @@ type Options struct {
 	// Applied, which may be nil, is told the plan of each generation that comes to
 	// serve, before Observe hears that it does. As for Observe.
 	Applied func(*Plan)
-	Log     *slog.Logger
+	// Pulse, which may be nil, is told how it goes by the loop that does the work: at
+	// least every Beat (a second, when that is 0), and when something has come of what was
+	// done. A loop that hangs tells nothing. As for Observe.
+	Pulse func(Pulse)
+	Beat  time.Duration
+	Log   *slog.Logger
 }
 
 // Verdict is the one answer to a reload.
@@ -135,6 +140,8 @@ type Supervisor struct {
 	verdicts  map[machine.Request]func(Verdict)
 	preparing machine.Generation // whose Prepare is not answered; 0: none
 	lastReq   machine.Request
+	open      int  // how many requests have no verdict yet
+	news      bool // something happened that Pulse has not been told of
 	scaled    scaled
 	began     time.Time
 	sampling  bool   // somebody looks at what workers use
@@ -192,13 +199,16 @@ func (s *Supervisor) Run(ctx context.Context) error {
 	defer close(s.done)
 
 	s.reload(nil)
-	tick := time.NewTicker(upkeep)
+	tick, beat := time.NewTicker(upkeep), time.NewTicker(s.beat())
 	defer tick.Stop()
+	defer beat.Stop()
 	ended := ctx.Done()
 	for !s.halted {
 		select {
 		case f := <-s.calls:
 			f()
+		case <-beat.C:
+			s.news = true
 		case <-tick.C:
 			s.maintain()
 			s.lookAfter()
@@ -206,6 +216,7 @@ func (s *Supervisor) Run(ctx context.Context) error {
 			ended = nil
 			s.end()
 		}
+		s.pulse()
 	}
 	s.closeAll()
 	whole = true
@@ -286,15 +297,23 @@ func (s *Supervisor) end() {
 	s.giveUpPreparing()
 }
 
-func (s *Supervisor) reload(done func(Verdict)) {
+// request is a new one, whose verdict done is to get.
+func (s *Supervisor) request(done func(Verdict)) machine.Request {
 	s.lastReq++
+	s.open++
+	s.news = true
 	if done != nil {
 		s.verdicts[s.lastReq] = done
 	}
-	if s.lastReq > 1 {
+	return s.lastReq
+}
+
+func (s *Supervisor) reload(done func(Verdict)) {
+	r := s.request(done)
+	if r > 1 {
 		s.emit(event.Event{Kind: event.Requested, Message: "a reload was requested"})
 	}
-	s.step(machine.Reload{Request: s.lastReq})
+	s.step(machine.Reload{Request: r})
 }
 
 // post hands f to the goroutine of Run; it is dropped when Run has returned.
@@ -394,6 +413,10 @@ func (s *Supervisor) with(id machine.Worker, do func(*worker)) {
 }
 
 func (s *Supervisor) judge(v machine.Verdict) {
+	s.news = true
+	if v.Request != 0 { // else nobody had asked
+		s.open--
+	}
 	s.verdict = string(v.Outcome)
 	if v.Reason != "" {
 		s.verdict += ": " + v.Reason

@@ -18,6 +18,7 @@ import (
 	"baton/internal/config"
 	"baton/internal/control"
 	"baton/internal/event"
+	"baton/internal/systemd"
 )
 
 // Options are what Run needs.
@@ -74,25 +75,31 @@ func Run(ctx context.Context, o Options) (err error) {
 	out := newOutputs(o)
 	defer func() { out.close(err) }()
 	log := slog.New(out.queue)
+	to, err := systemd.New(log)
+	if err != nil {
+		log.Warn(err.Error())
+	}
+	m := newManager(to)
+	defer func() { m.close(err) }()
 	name, err := take(o, first.Name, log) // before anything is bound or written to
 	if err != nil {
 		return err
 	}
 	defer name.leave(log)
-	name.clear(o, first, caught, log)
+	name.clear(o, first, caught, m, log)
 	out.open(first)
-	return engine(ctx, o, log, caught, newConfigs(first, o.Load), out, name)
+	return engine(ctx, o, log, caught, newConfigs(first, o.Load), out, name, m)
 }
 
 // engine runs it and what it needs until it ends.
-func engine(ctx context.Context, o Options, log *slog.Logger, caught *signals, c *configs, out *outputs, name *claim) error {
+func engine(ctx context.Context, o Options, log *slog.Logger, caught *signals, c *configs, out *outputs, name *claim, m *manager) error {
 	var adapter *controlled
 	var serves *config.Config // of a generation that is about to be said to serve
 	events := &control.Feed{}
 	beside := newBeside(c.first, log)
 	crew := newCrew(name.list(), log)
 	defer crew.close()
-	s := handoff.New(handoff.Options{
+	s := handoff.New(m.wire(handoff.Options{
 		Name:   c.first.Name,
 		Load:   c.load,
 		Output: out.worker,
@@ -127,7 +134,7 @@ func engine(ctx context.Context, o Options, log *slog.Logger, caught *signals, c
 			serves = applied
 		},
 		Log: log,
-	})
+	}))
 	adapter = newControlled(s)
 	defer adapter.end()
 	name.serve(adapter, control.Options{Log: log, Events: events, Reopen: out.reopen(), Flush: out.flush()})

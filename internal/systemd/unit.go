@@ -1,8 +1,9 @@
-// Package systemd writes what systemd reads: units by which it runs a launcher.
+// Package systemd writes what systemd reads: units by which it runs a launcher, and
+// messages by which the launcher tells how it is (Notifier).
 //
-// The invariant: whatever an application's name, words and paths hold, the unit says
-// that and nothing else; and what baton did not write is never taken for what it did.
-// The package only makes text: it asks systemd for nothing.
+// The invariants: whatever an application's name, words and paths hold, the unit says
+// that and nothing else; what baton did not write is never taken for what it did; and
+// a manager that does not read keeps nobody waiting. The package asks systemd for nothing.
 package systemd
 
 import (
