@@ -1,8 +1,10 @@
 package boot_test
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -116,9 +118,9 @@ func outsideFails(t *testing.T) {
 		if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
 			t.Errorf("%s: left behind in %s: %v, %v", kind, dir, left, err)
 		}
-	}
-	if left, err := os.ReadDir("/run/systemd/nspawn/propagate"); err == nil && len(left) > 0 {
-		t.Errorf("left behind: %v", left)
+		if left, err := filepath.Glob(fmt.Sprintf("/run/systemd/nspawn/*/baton-%d-*", cmd.Process.Pid)); err != nil || len(left) > 0 {
+			t.Errorf("%s: left behind: %v, %v", kind, left, err)
+		}
 	}
 	if now := mounts(t); now != before {
 		t.Errorf("mounts left behind:\n%s\nwas:\n%s", now, before)
