@@ -146,7 +146,7 @@ func handedOver(t *testing.T) {
 	t.Helper()
 	boot.Do(t, "baton", "stop", "web")
 	boot.Do(t, "systemctl", "start", "baton-web")
-	asRoot.comes(t, "web")
+	served(t, onBoot(8080))
 	if out, code := boot.Run(t, "baton", "restart", "web"); code != 1 || !strings.Contains(out, "systemctl restart baton-web") {
 		t.Errorf("restart of what systemd runs: exit code %d\n%s", code, out)
 	}

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"baton/internal/load"
 	"baton/internal/testkit"
@@ -44,7 +45,7 @@ func newService(t *testing.T, more ...string) service {
 	boot.Do(t, "baton", "startup", "web")
 	boot.Do(t, "baton", "stop", "web")
 	boot.Do(t, "systemctl", "start", webUnit)
-	asRoot.comes(t, "web")
+	served(t, onBoot(8080)) // at once: that is what active means
 	return s
 }
 
@@ -90,6 +91,9 @@ func TestASystemctlReloadIsASwapAndFailsWithIt(t *testing.T) {
 	boot.Test(t, func(t *testing.T) {
 		s := newService(t, listen("file", "unix:///run/web.sock"))
 		launcher := s.main()
+		if got := s.property("StatusText"); !strings.Contains(got, "serves") {
+			t.Errorf("systemctl status says %q", got)
+		}
 		fresh := begun(t, load.Options{Targets: []load.Target{onBoot(8080), {Network: "unix", Address: "/run/web.sock"}}, Clients: 8})
 		for range 10 {
 			fresh.Mark()
@@ -143,8 +147,62 @@ func TestALauncherThatIsKilledIsFollowedByAnother(t *testing.T) {
 			t.Errorf("after baton stop the result is %s", got)
 		}
 		write(t, webDir+"/baton.toml", "bogus = 1\n")
-		boot.Run(t, "systemctl", "start", webUnit) // with Type=simple it says nothing of it
+		if _, code := boot.Run(t, "systemctl", "start", webUnit); code == 0 {
+			t.Error("a start with a wrong configuration succeeded")
+		}
 		s.state("failed")
+	})
+}
+
+// A launcher that hangs is ended by its watchdog and followed by another; what serves
+// goes on serving until then.
+func TestALauncherThatHangsIsFollowedByAnother(t *testing.T) {
+	boot.Test(t, func(t *testing.T) {
+		s := newService(t)
+		dropIn(t, "WatchdogSec=2", "RestartSec=3")
+		boot.Do(t, "systemctl", "restart", webUnit)
+		launcher, worker := s.main(), workerOf(t, 8080)
+		if err := syscall.Kill(launcher, syscall.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+		testkit.Wait(t, func() bool { return s.property("SubState") == "auto-restart" }, "the watchdog")
+		if got := workerOf(t, 8080); got != worker {
+			t.Errorf("worker %d answers, and not %d", got, worker)
+		}
+		s.succeeded(launcher)
+		if out := boot.Do(t, "journalctl", "--no-pager", "--unit", webUnit); !strings.Contains(out, "Watchdog timeout") ||
+			!strings.Contains(out, "left for the next launcher, after the result watchdog") || !strings.Contains(out, "goroutine ") {
+			t.Errorf("the journal does not say what happened:\n%s", out)
+		}
+		launcher = s.main()
+		before := s.property("NRestarts")
+		// It is well for several of its watchdog's times.
+		began := time.Now()
+		testkit.Wait(t, func() bool { return time.Since(began) > 7*time.Second }, "the watchdog to have had its chances")
+		if s.main() != launcher || s.property("NRestarts") != before {
+			t.Error("a launcher that is well was ended by its watchdog")
+		}
+	})
+}
+
+// What does not come to serve is tried as often as it takes.
+func TestAStartThatFailsIsTriedUntilItServes(t *testing.T) {
+	boot.Test(t, func(t *testing.T) {
+		s := newService(t)
+		boot.Do(t, "systemctl", "stop", webUnit)
+		dropIn(t, "RestartSec=100ms")
+		testkit.Behave(t, behaviour, "exit=7")
+		boot.Do(t, "systemctl", "start", "--no-block", webUnit)
+		testkit.Wait(t, func() bool {
+			n, err := strconv.Atoi(s.property("NRestarts"))
+			return err == nil && n > 7 // five within ten seconds are systemd's own limit
+		}, "one try after the other")
+		if got := s.property("ActiveState"); got != "activating" {
+			t.Errorf("what does not serve is %s", got)
+		}
+		testkit.Behave(t, behaviour)
+		s.state("active")
+		served(t, onBoot(8080))
 	})
 }
 
@@ -167,7 +225,6 @@ func TestAStopOfTheUnitDrainsAndLeavesNobody(t *testing.T) {
 		dropIn(t, "TimeoutStopSec=1")
 		testkit.Behave(t, behaviour, "term=ignore")
 		boot.Do(t, "systemctl", "start", webUnit)
-		asRoot.comes(t, "web")
 		worker = workerOf(t, 8080)
 		boot.Run(t, "systemctl", "stop", webUnit)
 		if got := s.property("Result"); got != "timeout" || alive(worker) {
@@ -252,7 +309,6 @@ func TestTheUnitsSandboxLetsAServerWork(t *testing.T) {
 		boot.Do(t, "mkdir", "/etc/app")
 		dropIn(t, "NoNewPrivileges=no", "ReadWritePaths=/etc/app", "CapabilityBoundingSet=CAP_NET_ADMIN")
 		boot.Do(t, "systemctl", "restart", webUnit)
-		asRoot.comes(t, "web")
 		worker = workerOf(t, 8080)
 		in[3] = strconv.Itoa(worker)
 		boot.Do(t, append(in, "touch", "/etc/app/written")...)

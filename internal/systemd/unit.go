@@ -73,7 +73,7 @@ func (s Service) Text() (string, error) {
 
 // unit writes the first section.
 func (s Service) unit(b *strings.Builder) {
-	line := lines(b)
+	line := printer(b)
 	line(Mark)
 	line("")
 	line("[Unit]")
@@ -93,10 +93,10 @@ func (s Service) unit(b *strings.Builder) {
 
 // service writes the second, but for the sandbox.
 func (s Service) service(b *strings.Builder) {
-	line := lines(b)
+	line := printer(b)
 	line("")
 	line("[Service]")
-	line("Type=simple")
+	b.WriteString(told)
 	if s.User != "" {
 		line("User=%s", s.User)
 		line("Environment=XDG_RUNTIME_DIR=/run/user/%s", s.UID)
@@ -119,9 +119,19 @@ func (s Service) service(b *strings.Builder) {
 	b.WriteString(again)
 }
 
-func lines(b *strings.Builder) func(format string, args ...any) {
+func printer(b *strings.Builder) func(format string, args ...any) {
 	return func(format string, args ...any) { fmt.Fprintf(b, format+"\n", args...) }
 }
+
+const told = `# Active when the first generation serves; reloading and stopping are told as well. Only
+# the launcher is listened to: it is the one that workers tell that they are ready.
+Type=notify
+NotifyAccess=main
+# Told by the loop that does the work. A launcher that hangs is ended, with a trace of where
+# in the journal, and followed by another.
+WatchdogSec=30
+TimeoutAbortSec=10
+`
 
 const lifetime = `# The launcher alone is told to end, and ends its workers itself once they have drained.
 # systemd.kill(5) does not recommend this, since processes may be left running. Here they

@@ -34,7 +34,7 @@ func TestTheUnit(t *testing.T) {
 	for _, want := range []string{
 		"ExecStart=/usr/bin/true run --name web -- ./server \"a b\" \"100%%\" $$HOME \"\\\"\\\\\" \";\" \"\" é \"l\\x0af\"\n",
 		"ExecReload=/usr/bin/true reload web\n", "WorkingDirectory=/tmp\n", "EnvironmentFile=/var/lib/baton/apps/web.env\n",
-		"TimeoutStopSec=42\n", "KillMode=process\n", "ExecStopPost=/usr/bin/true cleanup web\n", "\nRestartPreventExitStatus=0 5 6\n", "WantedBy=multi-user.target\n",
+		"TimeoutStopSec=42\n", "\nType=notify\nNotifyAccess=main\n", "KillMode=process\n", "ExecStopPost=/usr/bin/true cleanup web\n", "\nRestartPreventExitStatus=0 5 6\n", "WantedBy=multi-user.target\n",
 	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("no %q in\n%s", want, got)
