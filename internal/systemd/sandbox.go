@@ -31,10 +31,10 @@ func beneath(path string, dirs ...string) bool {
 
 // everywhere is what a user's own manager can do as well.
 const everywhere = `
-# What follows is kept from launcher and workers alike. To take a line back, give it an
-# empty or another value in a drop-in (systemctl edit); startup leaves drop-ins alone.
+# What follows is kept from launcher and workers alike. A line is taken back by a drop-in
+# (systemctl edit), which startup leaves alone; docs/boot.md says what to write for which.
 #
-# No program gets more rights than it is started with: sudo and ping do not work.
+# No program gets more rights than it is started with: sudo, for one, does not work.
 NoNewPrivileges=yes
 # Files that run as somebody else are not made, real-time scheduling is not asked for,
 # and an executable is what it says. Servers have no use for any of it.

@@ -86,9 +86,12 @@ func TestSystemdFindsNoFault(t *testing.T) {
 	if err != nil {
 		testkit.Lack(t, "systemd-analyze is not installed")
 	}
-	for _, user := range []bool{false, true} {
+	for _, of := range []string{"root", "joe", "joe's own manager"} {
 		s := web()
-		s.Own = user
+		user := of != "root" && of != "joe"
+		if s.Own = user; of == "joe" {
+			s.User, s.UID = "games", "5" // one that there is
+		}
 		path := filepath.Join(t.TempDir(), Name("web"))
 		if err := os.WriteFile(path, []byte(text(t, s)), 0o644); err != nil {
 			t.Fatal(err)
