@@ -74,6 +74,7 @@ var rooms = []room{
 	{dir: "internal/socket/diag"},
 	{dir: "internal/systemd", may: []string{"internal/keep"}},
 	{dir: "internal/watch"},
+	{dir: "internal/testkit/boot", may: []string{"internal/testkit"}},
 	{dir: "internal/testkit/wire", may: []string{"internal/testkit"}},
 	{dir: "internal/testkit", may: []string{"internal/load", "internal/process"}},
 	{dir: "examples"}, // not one line but for its tests
@@ -87,7 +88,7 @@ var rooms = []room{
 }
 
 // Tests may stand on these besides, wherever they live.
-var forTests = []string{"internal/event", "internal/load", "internal/process", "internal/testkit", "internal/testkit/wire"}
+var forTests = []string{"internal/event", "internal/load", "internal/process", "internal/testkit", "internal/testkit/boot", "internal/testkit/wire"}
 
 // owners says which rooms may import a module that is not the standard library.
 // The owner "tests" means every test and what only tests import, and no code that
@@ -106,7 +107,7 @@ var owners = map[string][]string{
 	"golang.org/x/net":                {"internal/socket", "internal/socket/diag", "tests"},
 	"golang.org/x/sync":               {"handoff", "internal/launcher", "internal/load", "tests"},
 	"golang.org/x/sys": {"handoff", "internal/config", "internal/control", "internal/logs", "internal/process", "internal/protocol", "internal/socket",
-		"internal/socket/diag", "internal/upgrade", "bench", "tests"},
+		"internal/socket/diag", "internal/systemd", "internal/upgrade", "bench", "tests"},
 	"github.com/rogpeppe/go-internal":   {"tests"},
 	"github.com/google/go-cmp":          {"tests"},
 	"go.uber.org/goleak":                {"tests"},

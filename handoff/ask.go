@@ -40,13 +40,7 @@ func (s *Supervisor) butAnother() string {
 // Rollback asks to serve the previous release again. done, which may be nil, gets
 // the verdict as that of Reload does.
 func (s *Supervisor) Rollback(done func(Verdict)) {
-	s.post(func() {
-		s.lastReq++
-		if done != nil {
-			s.verdicts[s.lastReq] = done
-		}
-		s.step(machine.Rollback{Request: s.lastReq})
-	})
+	s.post(func() { s.step(machine.Rollback{Request: s.request(done)}) })
 }
 
 // Errors of Promote, Abort and Scale.

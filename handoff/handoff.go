@@ -106,7 +106,12 @@ type Options struct {
 	// plan's Origin from its JSON. For Resume.
 	ResumeOutput func(generation, index int, kept json.RawMessage, prefix string, f *keep.Files) (Output, error)
 	Origin       func(json.RawMessage) (any, error)
-	Log          *slog.Logger
+	// Pulse, which may be nil, is told how it goes by the loop that does the work: at
+	// least every Beat (a second, when that is 0), and when something has come of what was
+	// done. A loop that hangs tells nothing. As for Observe.
+	Pulse func(Pulse)
+	Beat  time.Duration
+	Log   *slog.Logger
 }
 
 // Verdict is the one answer to a reload.
@@ -150,6 +155,8 @@ type Supervisor struct {
 	// preparingFrom is whose release that one is to run again.
 	preparingFrom machine.Generation
 	lastReq       machine.Request
+	open          int       // how many requests have no verdict yet
+	news          bool      // something happened that Pulse has not been told of
 	resumes       int       // how often this took the place of another
 	lastNamed     int       // names of descriptors that were given
 	changed       bool      // there may be something to keep
@@ -222,8 +229,9 @@ func (s *Supervisor) Run(ctx context.Context) error {
 		s.reload(nil)
 	}
 	s.keepNow()
-	tick := time.NewTicker(upkeep)
+	tick, beat := time.NewTicker(upkeep), time.NewTicker(s.beat())
 	defer tick.Stop()
+	defer beat.Stop()
 	ended := ctx.Done()
 	for !s.halted {
 		select {
@@ -231,6 +239,8 @@ func (s *Supervisor) Run(ctx context.Context) error {
 			f()
 			s.changed = true
 			s.freeze()
+		case <-beat.C:
+			s.news = true
 		case <-tick.C:
 			s.maintain()
 			s.lookAfter()
@@ -239,6 +249,7 @@ func (s *Supervisor) Run(ctx context.Context) error {
 			s.end()
 		}
 		s.keepNow()
+		s.pulse()
 	}
 	if z := s.frozen; z != nil {
 		z.answer(errStopping)
@@ -322,15 +333,23 @@ func (s *Supervisor) end() {
 	s.giveUpPreparing()
 }
 
-func (s *Supervisor) reload(done func(Verdict)) {
+// request is a new one, whose verdict done is to get.
+func (s *Supervisor) request(done func(Verdict)) machine.Request {
 	s.lastReq++
+	s.open++
+	s.news = true
 	if done != nil {
 		s.verdicts[s.lastReq] = done
 	}
-	if s.lastReq > 1 {
+	return s.lastReq
+}
+
+func (s *Supervisor) reload(done func(Verdict)) {
+	r := s.request(done)
+	if r > 1 {
 		s.emit(event.Event{Kind: event.Requested, Message: "a reload was requested"})
 	}
-	s.step(machine.Reload{Request: s.lastReq})
+	s.step(machine.Reload{Request: r})
 }
 
 // post hands f to the goroutine of Run; it is dropped when Run has returned.
@@ -430,6 +449,10 @@ func (s *Supervisor) with(id machine.Worker, do func(*worker)) {
 }
 
 func (s *Supervisor) judge(v machine.Verdict) {
+	s.news = true
+	if v.Request != 0 { // else nobody had asked
+		s.open--
+	}
 	s.verdict = string(v.Outcome)
 	if v.Reason != "" {
 		s.verdict += ": " + v.Reason

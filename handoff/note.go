@@ -16,6 +16,7 @@ import (
 
 func (s *Supervisor) emit(e event.Event) {
 	e.Time = time.Now()
+	s.news = s.news || e.Kind != event.Status && e.Kind != event.Finding // of which there may be many
 	s.opts.Observe(e)
 }
 

@@ -105,6 +105,7 @@ func (p *program) commands() []*cli.Command {
 		p.resurrectCommand(),
 		p.startupCommand(),
 		p.unstartupCommand(),
+		p.cleanupCommand(),
 		p.logsCommand(),
 		p.flushCommand(),
 		p.monitCommand(),

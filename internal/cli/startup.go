@@ -137,7 +137,7 @@ func (p *program) writeUnit(t boot, name string) (string, error) {
 		return "", fmt.Errorf("%s was not written by baton startup, and is left as it is", path)
 	}
 	s := systemd.Service{
-		App: name, Exec: append([]string{t.self, "run"}, runArgs(a)...), Reload: []string{t.self, "reload", name},
+		App: name, Exec: append([]string{t.self, "run"}, runArgs(a)...), Reload: []string{t.self, "reload", name}, Cleanup: []string{t.self, "cleanup", name},
 		Directory: a.Directory, Environment: t.environ.Environment(name), User: t.user, UID: t.uid, Own: t.own,
 	}
 	if !t.readOnly { // another user's files are not root's to read

@@ -35,10 +35,15 @@ another (RST), and the last verdict. CPU is an average since the workers started
 Without a NAME it is every application of this user that runs, and that baton start
 has started: those are stopped when they don't run, and died when the launcher was
 killed; none is no error. Those of another user, root's for one, are that user's to
-see.`,
+see.
+
+With --ready it is a probe, for a container's health check or a script: it shows
+nothing, and fails (1) unless every NAME serves: a worker that is ready receives
+new connections.`,
 		ends: []Code{NotRunning},
 		also: []string{"ls"},
 	}, []cli.Flag{
+		&cli.BoolFlag{Name: "ready", Usage: "show nothing; exit with 0 when each NAME serves"},
 		&cli.BoolFlag{Name: "json", Usage: "print everything as JSON: an object with a NAME, else a list"},
 	}, p.status)
 }
@@ -55,6 +60,12 @@ func (p *program) status(c *cli.Context) error {
 		if !control.Fits(name) {
 			return usage("", "%q is no name of an application", name)
 		}
+	}
+	if c.Bool("ready") {
+		if len(names) == 0 || c.Bool("json") {
+			return usage("", "--ready goes with names, and without --json")
+		}
+		return p.ready(c, names)
 	}
 	ctx, cancel := quickly(c)
 	defer cancel()
@@ -90,6 +101,27 @@ func (p *program) status(c *cli.Context) error {
 		return problem
 	}
 	return shown(worst)
+}
+
+// ready fails unless all of these serve, and says which does not. It asks for nothing
+// that a table would have besides: it may be run every second.
+func (p *program) ready(c *cli.Context, names []string) error {
+	return p.each(names, func(name string) error {
+		app, err := client(name)
+		if err != nil {
+			return err
+		}
+		ctx, cancel := quickly(c)
+		defer cancel()
+		r, err := app.Glance(ctx)
+		if err != nil {
+			return refused(err)
+		}
+		if r.State != event.StateServing {
+			return fmt.Errorf("%s does not serve: %s", name, r.State)
+		}
+		return nil
+	})
 }
 
 func (p *program) statusJSON(all []state, alone bool) error {

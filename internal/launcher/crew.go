@@ -237,7 +237,7 @@ func (c *claim) list() string {
 
 // clear ends what a killed launcher of the name has left, but for those that are taken
 // over, before anything is bound.
-func (c *claim) clear(o Options, first *config.Config, spared []process.Mark, caught *signals, log *slog.Logger) {
+func (c *claim) clear(o Options, first *config.Config, spared []process.Mark, caught *signals, m *manager, log *slog.Logger) {
 	if c.Claim == nil {
 		return
 	}
@@ -245,6 +245,7 @@ func (c *claim) clear(o Options, first *config.Config, spared []process.Mark, ca
 		Spared: spared,
 		Signal: first.Handoff.DrainLadder()[0].Signal, Grace: first.Handoff.DrainTimeout, Hurry: caught.ending,
 		Found: func(left []process.Mark) {
+			m.clearing(first.Handoff.DrainTimeout + 2*killTime) // to the KILL and after it
 			e := event.Event{Time: time.Now(), Kind: event.Finding, Message: "a killed launcher of this name left processes, which are ended: " + pids(left)}
 			record(log, e)
 			if o.Observe != nil {

@@ -19,6 +19,7 @@ import (
 	"baton/internal/control"
 	"baton/internal/event"
 	"baton/internal/keep"
+	"baton/internal/systemd"
 )
 
 // Options are what Run needs.
@@ -83,6 +84,13 @@ func Run(ctx context.Context, o Options) (err error) {
 		o.Before = &Inheritance{files: &keep.Files{}}
 	}
 	name, err := take(o, first.Name, o.Before, log) // before anything is bound or written to
+	to, err := systemd.New(log)
+	if err != nil {
+		log.Warn(err.Error())
+	}
+	m := newManager(to)
+	defer func() { m.close(err) }()
+	name, err := take(o, first.Name, log) // before anything is bound or written to
 	if err != nil {
 		return err
 	}
@@ -94,12 +102,13 @@ func Run(ctx context.Context, o Options) (err error) {
 	if !o.Before.upgraded {
 		name.clear(o, first, o.Before.living(), caught, log)
 	}
+	name.clear(o, first, caught, m, log)
 	out.open(first)
-	return engine(ctx, o, log, caught, newConfigs(first, o.Load), out, name)
+	return engine(ctx, o, log, caught, newConfigs(first, o.Load), out, name, m)
 }
 
 // engine runs it and what it needs until it ends.
-func engine(ctx context.Context, o Options, log *slog.Logger, caught *signals, c *configs, out *outputs, name *claim) error {
+func engine(ctx context.Context, o Options, log *slog.Logger, caught *signals, c *configs, out *outputs, name *claim, m *manager) error {
 	var adapter *controlled
 	var serves *config.Config // of a generation that is about to be said to serve
 	events := &control.Feed{}
@@ -112,6 +121,10 @@ func engine(ctx context.Context, o Options, log *slog.Logger, caught *signals, c
 		Name: c.first.Name, Version: o.Version,
 		Load: c.load, Output: out.worker,
 		Keep: keeper.keep, ResumeOutput: out.resume, Origin: originOf,
+	s := handoff.New(m.wire(handoff.Options{
+		Name:   c.first.Name,
+		Load:   c.load,
+		Output: out.worker,
 		Observe: func(e event.Event) {
 			record(log, e)
 			if serves != nil { // its log level is for what comes after this event
@@ -146,6 +159,7 @@ func engine(ctx context.Context, o Options, log *slog.Logger, caught *signals, c
 	}, func() { name.clear(o, c.first, nil, caught, log) }, events)
 	c.begun = o.Before.state != nil
 	up := &upgrader{engine: s, keeper: keeper, claim: name, out: out, caught: caught, log: log}
+	}))
 	adapter = newControlled(s)
 	defer adapter.end()
 	name.serve(adapter, control.Options{Log: log, Events: events, Reopen: out.reopen(), Flush: out.flush(), Upgrade: up.begin})
