@@ -18,6 +18,7 @@ import (
 	"baton/internal/config"
 	"baton/internal/control"
 	"baton/internal/event"
+	"baton/internal/process"
 )
 
 // Options are what Run needs.
@@ -55,12 +56,15 @@ func (e *ConfigError) ExitCode() int { return 5 }
 
 // Run runs one application until a signal ends it: nil then, a *ConfigError
 // when it cannot begin, a *control.TakenError when its name has a launcher
-// already, handoff.ErrNeverServed when its first generation failed. It is the last thing that a program does: the signals stay its own.
+// already, handoff.ErrNeverServed when its first generation failed, an *EndedError when
+// it is PID 1 and its application has ended. It is the last thing that a program does:
+// the signals stay its own.
 func Run(ctx context.Context, o Options) (err error) {
 	caught, err := catch() // first of all, so that no signal that comes early is missed
 	if err != nil {
 		return err
 	}
+	process.Reap()
 	first, err := o.Load()
 	if err != nil {
 		return &ConfigError{err}
@@ -92,6 +96,7 @@ func engine(ctx context.Context, o Options, log *slog.Logger, caught *signals, c
 	beside := newBeside(c.first, log)
 	crew := newCrew(name.list(), log)
 	defer crew.close()
+	var pidOne *first
 	s := handoff.New(handoff.Options{
 		Name:   c.first.Name,
 		Load:   c.load,
@@ -107,6 +112,7 @@ func engine(ctx context.Context, o Options, log *slog.Logger, caught *signals, c
 			events.Add(e)
 			adapter.observe(e)
 			beside.hooks.Observe(e)
+			pidOne.observe(e)
 			if o.Observe != nil {
 				o.Observe(e)
 			}
@@ -128,6 +134,7 @@ func engine(ctx context.Context, o Options, log *slog.Logger, caught *signals, c
 		},
 		Log: log,
 	})
+	pidOne = newFirst(s, log)
 	adapter = newControlled(s)
 	defer adapter.end()
 	name.serve(adapter, control.Options{Log: log, Events: events, Reopen: out.reopen(), Flush: out.flush()})
@@ -139,10 +146,11 @@ func engine(ctx context.Context, o Options, log *slog.Logger, caught *signals, c
 	go caught.obey(done, s, out.reopenSoon(), log) // ends when Run returns
 	beside.watch(c.first, s)
 	defer beside.close()
-	if err := s.Run(ctx); err != nil && !errors.Is(err, context.Canceled) {
-		return err
+	err := s.Run(ctx)
+	if errors.Is(err, context.Canceled) {
+		err = nil
 	}
-	return nil
+	return pidOne.end(err)
 }
 
 // gcPercent trades a little time, of which a launcher has plenty, for memory

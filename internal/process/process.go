@@ -15,8 +15,9 @@
 //     pipes open. Nothing is copied here; stdio are plain descriptors.
 //   - No signal ever reaches a process that merely inherited a number (see
 //     [Process.Signal]).
+//   - As PID 1 it reaps what it inherits, and never the exit of a worker ([Reap]).
 //
-// It never waits for any process but its own (never wait4(-1)), never decides
+// It never waits for whoever comes (never wait4(-1)), never decides
 // what to do about an exit, and knows nothing of sockets or protocols.
 //
 // # The shim
@@ -118,6 +119,18 @@ func (s Status) String() string {
 		return fmt.Sprintf("signal: %v", s.Signal)
 	}
 	return fmt.Sprintf("exit status %d", s.Code)
+}
+
+// Shell is the exit code as a shell has it: 128 and the signal's number where one ended
+// the process; 1 when it is not known.
+func (s Status) Shell() int {
+	switch {
+	case s.lost != nil:
+		return 1
+	case s.Signal != 0:
+		return 128 + int(s.Signal)
+	}
+	return s.Code
 }
 
 // Holder is a process that has a socket open.

@@ -115,7 +115,7 @@ func spawn(std [3]int, files []int, control ...int) (*Process, error) {
 	pidfd := -1
 	first := strconv.Itoa(len(std) + len(files))
 	// The shim gets no environment: GODEBUG or GOMEMLIMIT are meant for the target.
-	pid, err := syscall.ForkExec("/proc/self/exe", []string{"baton", hidden, first}, &syscall.ProcAttr{
+	pid, err := kin.fork("/proc/self/exe", []string{"baton", hidden, first}, &syscall.ProcAttr{
 		Files: fds,
 		Sys:   &syscall.SysProcAttr{Setpgid: true, PidFD: &pidfd},
 	})
