@@ -222,4 +222,3 @@ func TestAsPIDOneBatonsWorkersAreAnotherUsers(t *testing.T) {
 	a.swap()
 	a.Stop()
 }
-

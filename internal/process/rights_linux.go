@@ -100,12 +100,7 @@ func (o *order) assume() (string, syscall.Errno) {
 		}
 	}
 	if o.Confine {
-		if errno := confine(); errno != 0 {
-			return "confine signals", errno
-		}
-		if r.Bare {
-			return r.only(false)
-		}
+		return "confine signals", confine()
 	}
 	return "", 0
 }
@@ -121,15 +116,15 @@ func (r *rights) bound() {
 }
 
 // only gives up every capability but the ambient ones, and CAP_SYS_ADMIN where the shim
-// itself still needs it and has it.
+// itself still needs it and has it: exec takes from a target that is not root whatever is
+// permitted and not ambient. What is no more inheritable is no more ambient either
+// (capabilities(7)).
 func (r *rights) only(admin bool) (string, syscall.Errno) {
 	const drop = "drop capabilities"
 	now, err := getCapabilities()
 	if err != nil {
 		return drop, errnoOf(err)
 	}
-	// Old kernels have no such set: nothing is in it.
-	_ = unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
 	var want capabilities
 	for _, n := range r.Ambient {
 		want[n/32].Inheritable |= 1 << (n % 32)
