@@ -91,12 +91,12 @@ func Run(ctx context.Context, o Options) (err error) {
 // engine runs it and what it needs until it ends.
 func engine(ctx context.Context, o Options, log *slog.Logger, caught *signals, c *configs, out *outputs, name *claim) error {
 	var adapter *controlled
+	var pidOne *first
 	var serves *config.Config // of a generation that is about to be said to serve
 	events := &control.Feed{}
 	beside := newBeside(c.first, log)
 	crew := newCrew(name.list(), log)
 	defer crew.close()
-	var pidOne *first
 	s := handoff.New(handoff.Options{
 		Name:   c.first.Name,
 		Load:   c.load,
@@ -134,9 +134,9 @@ func engine(ctx context.Context, o Options, log *slog.Logger, caught *signals, c
 		},
 		Log: log,
 	})
-	pidOne = newFirst(s, log)
 	adapter = newControlled(s)
 	defer adapter.end()
+	pidOne = newFirst(s, log)
 	name.serve(adapter, control.Options{Log: log, Events: events, Reopen: out.reopen(), Flush: out.flush()})
 	name.wanted.Store(c.first)
 	name.admit(log)
