@@ -111,6 +111,7 @@ var owners = map[string][]string{
 	"github.com/rogpeppe/go-internal":   {"tests"},
 	"github.com/google/go-cmp":          {"tests"},
 	"go.uber.org/goleak":                {"tests"},
+	"go.yaml.in/yaml/v3":                {"tests"}, // reads the Deployment among the examples
 	"pgregory.net/rapid":                {"tests"},
 	"github.com/coreos/go-systemd/v22":  {"internal/systemd", "examples/go-systemd"},
 	"github.com/fsnotify/fsnotify":      {"internal/logs", "internal/watch"},
@@ -421,6 +422,31 @@ func TestTestsWaitForConditions(t *testing.T) {
 			}
 			return true
 		})
+	}
+}
+
+// docs/security.md says nothing that no test holds: each one it names is there.
+func TestSecurityPageNamesTestsThatAreThere(t *testing.T) {
+	there := map[string]bool{}
+	for _, s := range sources(t) {
+		for _, d := range s.tree.Decls {
+			if f, ok := d.(*ast.FuncDecl); ok && s.test {
+				there[f.Name.Name] = true
+			}
+		}
+	}
+	page, err := os.ReadFile("docs/security.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := regexp.MustCompile("`((?:Test|Fuzz)[A-Z]\\w*)`").FindAllSubmatch(page, -1)
+	if len(names) == 0 {
+		t.Error("docs/security.md names no test")
+	}
+	for _, m := range names {
+		if name := string(m[1]); !there[name] && name != "TestName" {
+			t.Errorf("docs/security.md: there is no %s", name)
+		}
 	}
 }
 

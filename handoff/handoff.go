@@ -19,6 +19,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -134,6 +135,7 @@ type Supervisor struct {
 	wg    sync.WaitGroup
 	hub   *protocol.Hub // safe for concurrent use
 	extra *extras       // likewise
+	lost  atomic.Pointer[process.Status]
 
 	// What follows belongs to the goroutine of Run.
 	ctx       context.Context // of all waiting goroutines
@@ -267,6 +269,10 @@ type neverServed struct{ reason string }
 
 func (e *neverServed) Error() string { return ErrNeverServed.Error() + ": " + e.reason }
 func (e *neverServed) Unwrap() error { return ErrNeverServed }
+
+// Lost is how the last worker has ended that was lost without being asked to end; nil:
+// none was.
+func (s *Supervisor) Lost() *process.Status { return s.lost.Load() }
 
 // Reload asks for a swap. done, which may be nil, gets the verdict, exactly
 // once, on the goroutine of Run; not at all when Run has returned.

@@ -304,12 +304,13 @@ func (s *Supervisor) awaitGroup(w *worker, timeout time.Duration) {
 // gone is the end of a worker.
 func (s *Supervisor) gone(w *worker) {
 	g := s.gens[w.gen]
-	reason := w.proc.Status().String()
+	status := w.proc.Status()
+	reason := status.String()
 	if !w.drain {
+		s.lost.Store(&status)
 		g.tail = w.out.Tail()
 		g.hint = s.inTheWay(g, g.tail)
 	}
-	status := w.proc.Status()
 	s.release(w)
 	s.ended[w.id] = w.pid()
 	stay := status.Signal == 0 && slices.Contains(g.plan.StayCodes, status.Code)
