@@ -40,7 +40,7 @@ type controlled struct {
 	failed event.Event // the last newcomer that was rolled back
 }
 
-func newControlled(s *handoff.Supervisor) *controlled {
+func newControlled(s operated) *controlled {
 	t := time.AfterFunc(afterwards, tidy) // ends by itself, or with end
 	return &controlled{engine: s, ended: make(chan struct{}), tidy: t}
 }

@@ -42,6 +42,9 @@ type Options struct {
 	Stdout, Stderr *os.File
 	// Log is the launcher's own. Run writes to it from a goroutine of its own.
 	Log *slog.Logger
+	// Kept has these lines go to the workers' log alone, once that is open: for a
+	// launcher in the background, whose Log is a file that nobody else bounds.
+	Kept bool
 }
 
 // ConfigError is returned by Run when the first configuration cannot be used.
@@ -128,7 +131,8 @@ func engine(ctx context.Context, o Options, log *slog.Logger, caught *signals, c
 		},
 		Log: log,
 	})
-	adapter = newControlled(s)
+	ends := hurried{s, beside.hooks}
+	adapter = newControlled(ends)
 	defer adapter.end()
 	name.serve(adapter, control.Options{Log: log, Events: events, Reopen: out.reopen(), Flush: out.flush()})
 	name.wanted.Store(c.first)
@@ -136,7 +140,7 @@ func engine(ctx context.Context, o Options, log *slog.Logger, caught *signals, c
 	log.Info("baton starts "+c.first.Name, "pid", os.Getpid())
 	done := make(chan struct{})
 	defer close(done)
-	go caught.obey(done, s, out.reopenSoon(), log) // ends when Run returns
+	go caught.obey(done, ends, out.reopenSoon(), log) // ends when Run returns
 	beside.watch(c.first, s)
 	defer beside.close()
 	if err := s.Run(ctx); err != nil && !errors.Is(err, context.Canceled) {
