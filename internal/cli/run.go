@@ -9,6 +9,7 @@ import (
 	"baton/internal/config"
 	"baton/internal/control"
 	"baton/internal/launcher"
+	"baton/internal/process"
 
 	"github.com/urfave/cli/v2"
 )
@@ -73,6 +74,10 @@ func (p *program) foreground(c *cli.Context, told *told) error {
 		return err
 	}
 	told.begun(first)
+	if c.Bool(background) {
+		process.CalledAs("baton")
+		defer boundLog(p.stderr, first)()
+	}
 	setLevel(&level, first)
 	// The log's format had to be known before the launcher could start; what was
 	// read for it is what the launcher starts with.
@@ -92,6 +97,7 @@ func (p *program) foreground(c *cli.Context, told *told) error {
 		Stdout:  p.stdout,
 		Stderr:  p.stderr,
 		Log:     logger(p.stderr, first.Log.Format, &level),
+		Kept:    c.Bool(background),
 	})
 	var taken *control.TakenError
 	switch {

@@ -55,6 +55,8 @@ func (p *program) status(c *cli.Context) error {
 			return usage("", "%q is no name of an application", name)
 		}
 	}
+	slices.Sort(names)
+	names = slices.Compact(names)
 	ctx, cancel := quickly(c)
 	defer cancel()
 	dir, err := control.Home()
