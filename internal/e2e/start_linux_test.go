@@ -154,3 +154,31 @@ func TestQuitWaitsForNoHook(t *testing.T) {
 	l.WaitLog("baton ends now")
 	l.Wait()
 }
+
+// Workers that were started just before the launcher was killed are known as those it left:
+// nothing of them lives on beside what is started next.
+func TestALauncherIsKilledInTheMiddleOfASwap(t *testing.T) {
+	testkit.Leaks(t)
+	h := newHouse(t)
+	h.must(append([]string{"start", "--name", "web", "--listen", "127.0.0.1:0", "--workers", "3", "--bake", "1h", "--"}, testkit.Target()...)...)
+	for range 3 {
+		h.must("reload", "web")
+		r := h.report("web")
+		kill(t, r.PID)
+		testkit.Wait(t, func() bool { return ended(t, r.PID) }, "the launcher to be gone")
+		left := h.report("web").Survivors
+		for _, g := range r.Generations {
+			for _, w := range g.Workers {
+				if w.PID != 0 && !slices.Contains(left, w.PID) {
+					t.Errorf("pid %d of generation %d is not among %v", w.PID, g.Number, left)
+				}
+			}
+		}
+		h.must("start", "web")
+		for _, pid := range left {
+			if !ended(t, pid) {
+				t.Errorf("%d lives on", pid)
+			}
+		}
+	}
+}

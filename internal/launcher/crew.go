@@ -17,8 +17,6 @@ import (
 	"baton/internal/control"
 	"baton/internal/event"
 	"baton/internal/process"
-
-	"github.com/google/renameio/v2"
 )
 
 // A launcher that is killed leaves its workers: they serve what they have, and who
@@ -123,7 +121,18 @@ func (c *crew) write() error {
 	if err != nil {
 		return err
 	}
-	return renameio.WriteFile(c.path, append(text, '\n'), 0o600, renameio.IgnoreUmask())
+	return replace(c.path, append(text, '\n'))
+}
+
+// replace writes a file whole, and does not wait for the disk: it means nothing after the
+// machine's next start, and while a disk took its time who had just been started would not
+// be listed, and outlive a launcher that was killed then for good.
+func replace(path string, text []byte) error {
+	fresh := path + ".new" // nobody else writes it: the name is claimed
+	if err := os.WriteFile(fresh, text, 0o600); err != nil {
+		return errors.Join(err, os.Remove(fresh))
+	}
+	return os.Rename(fresh, path)
 }
 
 // ofGroup is the mark of a worker that has ended, while its group has others.
@@ -149,6 +158,9 @@ func Left(home, name string) ([]process.Mark, error) {
 	}
 	if err != nil {
 		return nil, err
+	}
+	if len(text) == 0 { // as a machine leaves it that lost its power
+		return nil, nil
 	}
 	var f crewFile
 	if err := json.Unmarshal(text, &f); err != nil {
