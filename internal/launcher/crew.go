@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -82,42 +83,78 @@ func (c *crew) close() {
 	}
 }
 
+// keep lists at once who is new: of who is not listed yet nobody would know if the launcher
+// were killed now. Who has ended is left out when nobody has been started for a while,
+// since to find that takes a look at every process of the machine.
 func (c *crew) keep() {
 	defer close(c.done)
+	quiet := time.NewTimer(0)
+	defer quiet.Stop()
 	said := false
-	for range c.kick {
-		if err := c.write(); err != nil && !said {
+	write := func() {
+		if err := c.save(); err != nil && !said {
 			said = true
 			c.log.Warn("the list of workers is not kept; a killed launcher's would not be found: " + err.Error())
 		}
 	}
+	for {
+		select {
+		case _, open := <-c.kick:
+			if !open {
+				return
+			}
+			c.add()
+			write()
+			quiet.Reset(pruneAfter)
+		case <-quiet.C:
+			if c.prune() {
+				write()
+			}
+		}
+	}
 }
 
-// write adds who is new and leaves out who has ended. Only a child of this process that
-// leads its group is a worker: a number that is another's by now never is.
-func (c *crew) write() error {
+const pruneAfter = time.Second
+
+// add takes in those who were started. Only a child of this process that leads its group is
+// a worker: a number that is another's by now never is.
+func (c *crew) add() {
 	c.mu.Lock()
 	pids := c.fresh
 	c.fresh = nil
 	c.mu.Unlock()
-	for _, m := range c.marks {
-		pids = append(pids, m.PID)
-	}
 	self := os.Getpid()
-	var marks []process.Mark
-	seen := map[int]bool{}
 	for _, pid := range pids {
-		m, ok, err := process.MarkOf(pid)
-		if err == nil && ok && m.Parent == self && m.Group == pid && !seen[pid] {
-			marks = append(marks, m)
-		} else if err == nil && !ok && !seen[pid] {
-			// Its group may have others; Left tells whose the number is.
-			marks = append(marks, ofGroup(c.marks, pid)...)
+		if m, ok, err := process.MarkOf(pid); err == nil && ok && m.Parent == self && m.Group == pid {
+			c.marks = append(slices.DeleteFunc(c.marks, func(old process.Mark) bool { return old.PID == pid }), m)
 		}
-		seen[pid] = true
 	}
-	c.marks = marks
-	text, err := json.Marshal(crewFile{Boot: process.Boot(), Workers: marks})
+}
+
+// prune leaves out who has ended with all of his group, and says whether there was one.
+func (c *crew) prune() bool {
+	var ended []process.Mark
+	for _, m := range c.marks {
+		if now, ok, err := process.MarkOf(m.PID); err == nil && (!ok || now.Start != m.Start) {
+			ended = append(ended, m)
+		}
+	}
+	if len(ended) == 0 {
+		return false
+	}
+	left, err := process.Left(ended)
+	if err != nil {
+		return false // who cannot be seen may be there
+	}
+	before := len(c.marks)
+	c.marks = slices.DeleteFunc(c.marks, func(m process.Mark) bool {
+		return slices.Contains(ended, m) && !slices.ContainsFunc(left, func(l process.Mark) bool { return l.Group == m.Group })
+	})
+	return len(c.marks) < before
+}
+
+func (c *crew) save() error {
+	text, err := json.Marshal(crewFile{Boot: process.Boot(), Workers: c.marks})
 	if err != nil {
 		return err
 	}
@@ -133,19 +170,6 @@ func replace(path string, text []byte) error {
 		return errors.Join(err, os.Remove(fresh))
 	}
 	return os.Rename(fresh, path)
-}
-
-// ofGroup is the mark of a worker that has ended, while its group has others.
-func ofGroup(marks []process.Mark, pid int) []process.Mark {
-	for _, m := range marks {
-		if m.PID != pid {
-			continue
-		}
-		if left, err := process.Left([]process.Mark{m}); err != nil || len(left) > 0 {
-			return []process.Mark{m}
-		}
-	}
-	return nil
 }
 
 // Left are the processes that a launcher of that name left which was killed. While one
