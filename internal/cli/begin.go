@@ -262,6 +262,9 @@ func lastLines(path string, from int64) []string {
 	if err != nil {
 		return nil
 	}
+	if len(text) == 0 {
+		return nil
+	}
 	lines := strings.Split(strings.TrimRight(string(text), "\n"), "\n")
 	return lines[max(0, len(lines)-most):]
 }

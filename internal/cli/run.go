@@ -76,7 +76,8 @@ func (p *program) foreground(c *cli.Context, told *told) error {
 	told.begun(first)
 	if c.Bool(background) {
 		process.CalledAs("baton")
-		defer boundLog(p.stderr, first)()
+		free := boundLog(p.stderr, first)
+		defer free()
 	}
 	setLevel(&level, first)
 	// The log's format had to be known before the launcher could start; what was

@@ -16,6 +16,7 @@ import (
 	"baton/internal/control"
 	"baton/internal/event"
 	"baton/internal/process"
+	"baton/internal/tui"
 
 	"github.com/urfave/cli/v2"
 )
@@ -190,7 +191,7 @@ func (w *whole) print(out io.Writer, now time.Time) error {
 	fmt.Fprintf(out, "%s: %s\n", printable(w.Name), phase(w.Report))
 	if w.PID != 0 {
 		row("pid", strconv.Itoa(w.PID))
-		row("up", age(now.Sub(w.Started)))
+		row("up", tui.Age(now.Sub(w.Started)))
 		row("restarts", strconv.Itoa(w.Restarts))
 	}
 	for _, pair := range [][2]string{
@@ -302,7 +303,7 @@ func (w *whole) worker(x event.Worker, now time.Time) []string {
 		cells[7] = strconv.Itoa(*x.Connections)
 	}
 	if !x.Started.IsZero() {
-		cells[8] = age(now.Sub(x.Started))
+		cells[8] = tui.Age(now.Sub(x.Started))
 	}
 	if x.Status != "" {
 		cells = append(cells, x.Status)

@@ -16,6 +16,7 @@ import (
 	"baton/internal/event"
 	"baton/internal/launcher"
 	"baton/internal/process"
+	"baton/internal/tui"
 
 	"github.com/urfave/cli/v2"
 )
@@ -292,7 +293,7 @@ func (s state) row(now time.Time) []string {
 		row[2] = strconv.Itoa(g.Number)
 		row[3] = fmt.Sprintf("%d/%d", ready(*g), g.Wanted)
 		if !since.IsZero() {
-			row[7] = age(now.Sub(since))
+			row[7] = tui.Age(now.Sub(since))
 		}
 	}
 	if share, memory, some := used(r, now); some {
@@ -375,18 +376,4 @@ func phase(r *event.Report) string {
 		return "baking"
 	}
 	return r.State
-}
-
-// age is a duration in its two greatest units.
-func age(d time.Duration) string {
-	s := int(max(0, d).Seconds())
-	switch {
-	case s < 60:
-		return fmt.Sprintf("%ds", s)
-	case s < 60*60:
-		return fmt.Sprintf("%dm%02ds", s/60, s%60)
-	case s < 24*60*60:
-		return fmt.Sprintf("%dh%02dm", s/3600, s/60%60)
-	}
-	return fmt.Sprintf("%dd%02dh", s/86400, s/3600%24)
 }

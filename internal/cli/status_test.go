@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"baton/internal/event"
+	"baton/internal/tui"
 )
 
 // printed is what p.table writes.
@@ -113,7 +114,7 @@ func TestAgeInTwoUnits(t *testing.T) {
 		-time.Second: "0s", 59900 * time.Millisecond: "59s", time.Minute: "1m00s", time.Hour - 1: "59m59s",
 		time.Hour: "1h00m", 24*time.Hour - 1: "23h59m", 24 * time.Hour: "1d00h", 1000 * time.Hour: "41d16h",
 	} {
-		if got := age(d); got != want {
+		if got := tui.Age(d); got != want {
 			t.Errorf("%v: %s, want %s", d, got, want)
 		}
 	}

@@ -63,7 +63,7 @@ func (s *screen) graphs(a *application, lines int) []string {
 		if lines == 1 {
 			rows = []string{label + " " + early + rows[0]}
 		} else {
-			most := fmt.Sprintf("up to %s, last %s", f.text(top), age(time.Duration(len(a.history.samples))*calm))
+			most := fmt.Sprintf("up to %s, last %s", f.text(top), Age(time.Duration(len(a.history.samples))*calm))
 			for i := range rows {
 				rows[i] = early + rows[i]
 			}

@@ -86,8 +86,8 @@ func window(n, room, from, at int) (first, last int) {
 	return from, min(n, from+room)
 }
 
-// age is a duration in its two greatest units.
-func age(d time.Duration) string {
+// Age is a duration in its two greatest units.
+func Age(d time.Duration) string {
 	s := int(max(0, d).Seconds())
 	switch {
 	case s < 60:
@@ -105,7 +105,7 @@ func since(then, now time.Time) string {
 	if then.IsZero() {
 		return "-"
 	}
-	return age(now.Sub(then))
+	return Age(now.Sub(then))
 }
 
 // size is an amount of memory in three digits.
