@@ -84,7 +84,7 @@ func cutLog(out *os.File, path string, most int64) error {
 		return err
 	}
 	if there, err := os.Lstat(path); err != nil || !os.SameFile(there, info) {
-		return nil //nolint:nilerr // somebody moved it away, whose it is now
+		return nil // somebody moved it away, whose it is now
 	}
 	from, err := os.Open(path)
 	if err != nil {
