@@ -98,7 +98,7 @@ var owners = map[string][]string{
 	"github.com/BurntSushi/toml":      {"internal/config"},
 	"github.com/cloudflare/tableflip": {"internal/upgrade", "examples/go-tableflip", "tests"},
 	"github.com/lmittmann/tint":       {"internal/launcher", "internal/cli"},
-	"github.com/google/renameio/v2":   {"internal/apps", "internal/cli", "internal/control", "internal/launcher", "internal/upgrade"},
+	"github.com/google/renameio/v2":   {"internal/apps", "internal/cli", "internal/control", "internal/upgrade"},
 	"github.com/mdlayher/netlink":     {"internal/socket", "internal/socket/diag"},
 	"github.com/vishvananda/netlink":  {"internal/socket", "internal/socket/diag", "tests"},
 	"github.com/vishvananda/netns":    {"tests"},

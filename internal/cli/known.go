@@ -170,11 +170,7 @@ func registered() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	known, err := r.List()
-	var names []string
-	for _, a := range known {
-		names = append(names, a.Name)
-	}
+	names, err := r.Names() // also of those that cannot be read: each says so itself
 	if err == nil && len(names) == 0 {
 		return nil, &exit{code: NotRunning, err: errors.New("no application was started by baton start")}
 	}

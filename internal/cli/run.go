@@ -9,6 +9,7 @@ import (
 	"baton/internal/config"
 	"baton/internal/control"
 	"baton/internal/launcher"
+	"baton/internal/process"
 
 	"github.com/urfave/cli/v2"
 )
@@ -77,6 +78,11 @@ func (p *program) foreground(c *cli.Context, told *told, before *launcher.Inheri
 	}
 	var level slog.LevelVar
 	told.begun(first)
+	if c.Bool(background) {
+		process.CalledAs("baton")
+		free := boundLog(p.stderr, first)
+		defer free()
+	}
 	setLevel(&level, first)
 	// The log's format had to be known before the launcher could start; what was
 	// read for it is what the launcher starts with.
@@ -102,6 +108,7 @@ func (p *program) foreground(c *cli.Context, told *told, before *launcher.Inheri
 		Stdout:  p.stdout,
 		Stderr:  p.stderr,
 		Log:     log,
+		Kept:    c.Bool(background),
 	})
 	var taken *control.TakenError
 	switch {

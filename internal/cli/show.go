@@ -223,7 +223,11 @@ func (w *whole) print(out io.Writer, now time.Time) error {
 		head("rollback can go to")
 	}
 	for _, r := range w.Releases {
-		row("generation "+strconv.Itoa(r.Generation), r.Path, "in "+r.Directory)
+		from := []string{"generation " + strconv.Itoa(r.Generation), r.Path}
+		if r.Directory != "" { // else the launcher's own
+			from = append(from, "in "+r.Directory)
+		}
+		row(from...)
 	}
 	if w.Config != nil {
 		if rows := settingsShown(w.Config); len(rows) > 0 {

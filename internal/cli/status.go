@@ -67,6 +67,8 @@ func (p *program) status(c *cli.Context) error {
 		}
 		return p.ready(c, names)
 	}
+	slices.Sort(names)
+	names = slices.Compact(names)
 	ctx, cancel := quickly(c)
 	defer cancel()
 	dir, err := control.Home()

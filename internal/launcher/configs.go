@@ -17,8 +17,9 @@ type configs struct {
 	begun bool // belongs to load, which is never called twice at once
 }
 
-func newConfigs(first *config.Config, read func() (*config.Config, error)) *configs {
-	return &configs{first: first, read: read}
+// newConfigs: begun says that there is a generation already.
+func newConfigs(first *config.Config, read func() (*config.Config, error), begun bool) *configs {
+	return &configs{first: first, read: read, begun: begun}
 }
 
 // load is handoff.Options.Load. A plan's Origin is the configuration it was made from,

@@ -41,7 +41,7 @@ type controlled struct {
 	failed event.Event // the last newcomer that was rolled back
 }
 
-func newControlled(s *handoff.Supervisor) *controlled {
+func newControlled(s operated) *controlled {
 	t := time.AfterFunc(afterwards, tidy) // ends by itself, or with end
 	return &controlled{engine: s, ended: make(chan struct{}), tidy: t}
 }
@@ -160,13 +160,13 @@ type claim struct {
 // take claims the name, so that one application has one launcher. Only another one
 // that has it is an error: without a directory there is no control socket, and
 // everything else is as it should be.
-func take(o Options, name string, before *Inheritance, log *slog.Logger) (*claim, error) {
+func take(o Options, name string, log *slog.Logger) (*claim, error) {
 	none := &claim{let: -1}
 	if o.Home == nil {
 		return none, nil
 	}
 	dir, err := o.Home()
-	if err == nil && before.upgraded {
+	if before := o.Before; err == nil && before != nil && before.upgraded {
 		// Without a claim all the same when the one before had none.
 		if none.Claim, err = control.Resume(dir, name, before.files); errors.Is(err, keep.ErrMissing) {
 			none.Claim, err = control.Take(dir, name)

@@ -254,7 +254,7 @@ func TestTakingTheName(t *testing.T) {
 	} {
 		var log bytes.Buffer
 		logger := slog.New(slog.NewTextHandler(&log, nil))
-		c, err := take(Options{Home: home}, "web", &Inheritance{}, logger)
+		c, err := take(Options{Home: home}, "web", logger)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -264,12 +264,12 @@ func TestTakingTheName(t *testing.T) {
 			t.Errorf("the log has %q", text)
 		}
 	}
-	first, err := take(Options{Home: func() (string, error) { return dir, nil }}, "web", &Inheritance{}, slog.New(slog.DiscardHandler))
+	first, err := take(Options{Home: func() (string, error) { return dir, nil }}, "web", slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
 	var taken *control.TakenError
-	if _, err := take(Options{Home: func() (string, error) { return dir, nil }}, "web", &Inheritance{}, slog.New(slog.DiscardHandler)); !errors.As(err, &taken) {
+	if _, err := take(Options{Home: func() (string, error) { return dir, nil }}, "web", slog.New(slog.DiscardHandler)); !errors.As(err, &taken) {
 		t.Errorf("taken twice: %v", err)
 	}
 	first.leave(slog.New(slog.DiscardHandler))

@@ -14,12 +14,9 @@ import (
 	"syscall"
 	"time"
 
-	"baton/internal/config"
 	"baton/internal/control"
 	"baton/internal/event"
 	"baton/internal/process"
-
-	"github.com/google/renameio/v2"
 )
 
 // A launcher that is killed leaves its workers: they serve what they have, and who
@@ -86,61 +83,93 @@ func (c *crew) close() {
 	}
 }
 
+// keep lists at once who is new: of who is not listed yet nobody would know if the launcher
+// were killed now. Who has ended is left out when nobody has been started for a while,
+// since to find that takes a look at every process of the machine.
 func (c *crew) keep() {
 	defer close(c.done)
+	quiet := time.NewTimer(0)
+	defer quiet.Stop()
 	said := false
-	for range c.kick {
-		if err := c.write(); err != nil && !said {
+	write := func() {
+		if err := c.save(); err != nil && !said {
 			said = true
 			c.log.Warn("the list of workers is not kept; a killed launcher's would not be found: " + err.Error())
 		}
 	}
+	for {
+		select {
+		case _, open := <-c.kick:
+			if !open {
+				return
+			}
+			c.add()
+			write()
+			quiet.Reset(pruneAfter)
+		case <-quiet.C:
+			if c.prune() {
+				write()
+			}
+		}
+	}
 }
 
-// write adds who is new and leaves out who has ended. Only a child of this process that
-// leads its group is a worker: a number that is another's by now never is.
-func (c *crew) write() error {
+const pruneAfter = time.Second
+
+// add takes in those who were started. Only a child of this process that leads its group is
+// a worker: a number that is another's by now never is.
+func (c *crew) add() {
 	c.mu.Lock()
 	pids := c.fresh
 	c.fresh = nil
 	c.mu.Unlock()
 	self := os.Getpid()
-	var marks []process.Mark
 	for _, pid := range pids {
-		m, ok, err := process.MarkOf(pid)
-		if err == nil && ok && m.Parent == self && m.Group == pid {
-			marks = append(marks, m)
+		if m, ok, err := process.MarkOf(pid); err == nil && ok && m.Parent == self && m.Group == pid {
+			c.marks = append(slices.DeleteFunc(c.marks, func(old process.Mark) bool { return old.PID == pid }), m)
 		}
 	}
-	for _, was := range c.marks {
-		m, ok, err := process.MarkOf(was.PID)
-		switch {
-		case err == nil && ok && m.Start == was.Start:
-			marks = append(marks, m)
-		case err == nil && !ok:
-			// Its group may have others; Left tells whose the number is.
-			marks = append(marks, ofGroup(c.marks, was.PID)...)
+}
+
+// prune leaves out who has ended with all of his group, and says whether there was one.
+func (c *crew) prune() bool {
+	var ended []process.Mark
+	for _, m := range c.marks {
+		if now, ok, err := process.MarkOf(m.PID); err == nil && (!ok || now.Start != m.Start) {
+			ended = append(ended, m)
 		}
 	}
-	c.marks = marks
-	text, err := json.Marshal(crewFile{Boot: process.Boot(), Workers: marks})
+	if len(ended) == 0 {
+		return false
+	}
+	left, err := process.Left(ended)
+	if err != nil {
+		return false // who cannot be seen may be there
+	}
+	before := len(c.marks)
+	c.marks = slices.DeleteFunc(c.marks, func(m process.Mark) bool {
+		return slices.Contains(ended, m) && !slices.ContainsFunc(left, func(l process.Mark) bool { return l.Group == m.Group })
+	})
+	return len(c.marks) < before
+}
+
+func (c *crew) save() error {
+	text, err := json.Marshal(crewFile{Boot: process.Boot(), Workers: c.marks})
 	if err != nil {
 		return err
 	}
-	return renameio.WriteFile(c.path, append(text, '\n'), 0o600, renameio.IgnoreUmask())
+	return replace(c.path, append(text, '\n'))
 }
 
-// ofGroup is the mark of a worker that has ended, while its group has others.
-func ofGroup(marks []process.Mark, pid int) []process.Mark {
-	for _, m := range marks {
-		if m.PID != pid {
-			continue
-		}
-		if left, err := process.Left([]process.Mark{m}); err != nil || len(left) > 0 {
-			return []process.Mark{m}
-		}
+// replace writes a file whole, and does not wait for the disk: it means nothing after the
+// machine's next start, and while a disk took its time who had just been started would not
+// be listed, and outlive a launcher that was killed then for good.
+func replace(path string, text []byte) error {
+	fresh := path + ".new" // nobody else writes it: the name is claimed
+	if err := os.WriteFile(fresh, text, 0o600); err != nil {
+		return errors.Join(err, os.Remove(fresh))
 	}
-	return nil
+	return os.Rename(fresh, path)
 }
 
 // Left are the processes that a launcher of that name left which was killed. While one
@@ -153,6 +182,9 @@ func Left(home, name string) ([]process.Mark, error) {
 	}
 	if err != nil {
 		return nil, err
+	}
+	if len(text) == 0 { // as a machine leaves it that lost its power
+		return nil, nil
 	}
 	var f crewFile
 	if err := json.Unmarshal(text, &f); err != nil {
@@ -237,24 +269,24 @@ func (c *claim) list() string {
 
 // clear ends what a killed launcher of the name has left, but for those that are taken
 // over, before anything is bound.
-func (c *claim) clear(o Options, first *config.Config, spared []process.Mark, caught *signals, m *manager, log *slog.Logger) {
-	if c.Claim == nil {
+func (r *parts) clear(spared []process.Mark) {
+	if r.claim.Claim == nil {
 		return
 	}
-	err := EndLeft(c.Dir(), first.Name, Ending{
-		Spared: spared,
-		Signal: first.Handoff.DrainLadder()[0].Signal, Grace: first.Handoff.DrainTimeout, Hurry: caught.ending,
+	h := r.first.Handoff
+	err := EndLeft(r.claim.Dir(), r.first.Name, Ending{
+		Signal: h.DrainLadder()[0].Signal, Grace: h.DrainTimeout, Hurry: r.caught.ending, Spared: spared,
 		Found: func(left []process.Mark) {
-			m.clearing(first.Handoff.DrainTimeout + 2*killTime) // to the KILL and after it
+			r.manager.clearing(h.DrainTimeout + 2*killTime) // to the KILL and after it
 			e := event.Event{Time: time.Now(), Kind: event.Finding, Message: "a killed launcher of this name left processes, which are ended: " + pids(left)}
-			record(log, e)
-			if o.Observe != nil {
-				o.Observe(e)
+			record(r.log, e)
+			if r.o.Observe != nil {
+				r.o.Observe(e)
 			}
 		},
 	})
 	if err != nil {
-		log.Warn(err.Error())
+		r.log.Warn(err.Error())
 	}
 }
 

@@ -28,6 +28,14 @@ func newManager(to *systemd.Notifier) *manager {
 	return &manager{to: to, asked: 1} // the start is no reload
 }
 
+// store is where descriptors outlive this process; nil: nowhere.
+func (m *manager) store() store {
+	if m.to == nil {
+		return nil // not an interface that holds a nil pointer
+	}
+	return m.to
+}
+
 // wire has the engine tell its pulse, if there is somebody to tell.
 func (m *manager) wire(o handoff.Options) handoff.Options {
 	if m.to != nil {

@@ -65,7 +65,7 @@ func (o *outputs) openStore(c *config.Config, log *slog.Logger) error {
 		return err
 	}
 	o.capture = logs.NewCapture(o.store)
-	o.tee.Into(o.store)
+	o.tee.Into(o.store, o.o.Kept)
 	return nil
 }
 

@@ -76,6 +76,9 @@ func (u *upgrader) begin(failed func(error)) {
 	}()
 }
 
+// bySignal is begin for who gets no answer but in the log.
+func (u *upgrader) bySignal() { u.begin(func(error) {}) }
+
 // run returns why it was not done.
 func (u *upgrader) run() error {
 	u.log.Info("upgrade: trying "+cameFrom, "path", cameFrom)

@@ -16,7 +16,7 @@ func Again(args, env []string, files ...int) (*Process, error) {
 		fds[i] = uintptr(fd)
 	}
 	pidfd := -1
-	pid, err := syscall.ForkExec("/proc/self/exe", append([]string{os.Args[0]}, args...), &syscall.ProcAttr{
+	pid, err := kin.fork("/proc/self/exe", append([]string{os.Args[0]}, args...), &syscall.ProcAttr{
 		Files: fds,
 		Env:   env,
 		Sys:   &syscall.SysProcAttr{Setpgid: true, PidFD: &pidfd},
