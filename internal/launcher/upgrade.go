@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"baton/handoff"
@@ -85,10 +86,7 @@ func (u *upgrader) run() error {
 	var text []byte
 	var files *keep.Files
 	err := u.frozen(func(take func() (handoff.State, *keep.Files)) (err error) {
-		st, own := take()
-		if text, err = u.keeper.whole(st, own, nil); err == nil {
-			files, err = own.Dup() // the engine goes on, and may close its own
-		}
+		text, files, err = u.all(take)
 		return err
 	})
 	if err != nil {
@@ -120,15 +118,31 @@ func (u *upgrader) become(proof *upgrade.Proof, take func() (handoff.State, *kee
 	defer goOn()
 	unpause := u.out.pause(u.log)
 	defer unpause()
-	st, files := take()
-	if err := u.claim.keep(files); err != nil {
-		return fmt.Errorf("the control socket: %w", err)
-	}
-	text, err := u.keeper.whole(st, files, u.caught.waits())
+	text, files, err := u.all(take)
 	if err != nil {
 		return err
 	}
+	defer files.Close()
 	return proof.Exec(os.Args, os.Environ(), text, files)
+}
+
+// all is everything that the next program needs. The descriptors are copies: a worker
+// that ends closes its own, whatever the engine does. One that has just closed some is
+// asked for again.
+func (u *upgrader) all(take func() (handoff.State, *keep.Files)) (text []byte, copies *keep.Files, err error) {
+	for range 10 {
+		st, files := take()
+		if err := u.claim.keep(files); err != nil {
+			return nil, nil, fmt.Errorf("the control socket: %w", err)
+		}
+		if text, err = u.keeper.whole(st, files, u.caught.waits()); err != nil {
+			return nil, nil, err
+		}
+		if copies, err = files.Dup(); !errors.Is(err, syscall.EBADF) {
+			break
+		}
+	}
+	return text, copies, err
 }
 
 // Prover is how this program shows that it can take another launcher's place.
