@@ -35,6 +35,10 @@ func In(dir, name string) *Client { return &Client{Name: name, dir: dir} }
 // or ended before it had answered.
 var ErrNotRunning = errors.New("not running")
 
+// ErrReplaced is wrapped by the error of a call that was under way when the launcher was
+// upgraded: what was asked for goes on, and nobody tells what came of it.
+var ErrReplaced = errors.New("the launcher was upgraded before it had answered")
+
 // Error is what a launcher answered that could not do what was asked for.
 type Error struct {
 	Status  int // of HTTP
@@ -148,7 +152,7 @@ func (c *Client) Upgrade(ctx context.Context) (*event.Report, error) {
 		return nil, err
 	}
 	err = c.call(ctx, http.MethodPost, "upgrade", nil, nil)
-	if !errors.Is(err, ErrNotRunning) {
+	if !errors.Is(err, ErrNotRunning) && !errors.Is(err, ErrReplaced) {
 		return nil, err
 	}
 	for { // it went away, as it does when it is replaced
@@ -261,8 +265,24 @@ func problemIn(status int, body []byte) error {
 	return &Error{Status: status, Message: p.Error}
 }
 
-// exchange sends one request and hands the response to read.
+// exchange sends one request and hands the response to read. A question that was under
+// way when the launcher was upgraded is asked again.
 func (c *Client) exchange(ctx context.Context, method, name string, q url.Values, read func(*http.Response) error) error {
+	err := c.once(ctx, method, name, q, read)
+	if !errors.Is(err, ErrNotRunning) || !broken(err) {
+		return err
+	}
+	// One that was killed answers nobody; one that was upgraded does.
+	if c.once(ctx, http.MethodGet, "status", url.Values{"usage": {"0"}}, func(*http.Response) error { return nil }) != nil {
+		return err
+	}
+	if method == http.MethodGet {
+		return c.once(ctx, method, name, q, read)
+	}
+	return fmt.Errorf("%s: %w", c.Name, ErrReplaced)
+}
+
+func (c *Client) once(ctx context.Context, method, name string, q url.Values, read func(*http.Response) error) error {
 	conn, err := c.dial(ctx)
 	if err != nil {
 		return err
@@ -292,10 +312,16 @@ func (c *Client) exchange(ctx context.Context, method, name string, q url.Values
 	case ctx.Err() != nil:
 		return fmt.Errorf("%s: no answer: %w", c.Name, context.Cause(ctx))
 	case broken(err):
-		return fmt.Errorf("%s: %w: the launcher ended before it had answered", c.Name, ErrNotRunning)
+		return &brokenError{fmt.Errorf("%s: %w: the launcher ended before it had answered", c.Name, ErrNotRunning), err}
 	}
 	return err
 }
+
+// brokenError is the error of a connection that was ended from the other side.
+type brokenError struct{ words, cause error }
+
+func (e *brokenError) Error() string   { return e.words.Error() }
+func (e *brokenError) Unwrap() []error { return []error{e.words, e.cause} }
 
 // dial connects, and waits where too many do.
 func (c *Client) dial(ctx context.Context) (*net.UnixConn, error) {
