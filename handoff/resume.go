@@ -214,7 +214,7 @@ func (s *Supervisor) resumeTies(w *worker, x WorkerState, f *keep.Files) {
 	}
 	link, err := s.hub.Resume(g.choice, s.spoken(g, w, socks, g.program.Env()), x.Link, w.prefix(), f)
 	if err != nil {
-		s.log.Warn("a worker is not heard any more: "+err.Error(), "pid", w.proc.PID(), "generation", int(w.gen))
+		w.torn = "it is not heard any more: " + err.Error()
 		link = new(protocol.Link)
 	}
 	w.link = link
@@ -222,7 +222,7 @@ func (s *Supervisor) resumeTies(w *worker, x WorkerState, f *keep.Files) {
 		w.out, err = s.opts.ResumeOutput(int(w.gen), w.index, x.Output, w.prefix(), f)
 	}
 	if err != nil || w.out == nil {
-		s.log.Warn(fmt.Sprintf("a worker's output is lost: %v", cmp.Or(err, errNoOutput)), "pid", w.proc.PID(), "generation", int(w.gen))
+		w.torn = fmt.Sprintf("its output is lost: %v", cmp.Or(err, errNoOutput))
 		w.out = noOutput{}
 	}
 }
@@ -303,6 +303,7 @@ func (s *Supervisor) look() {
 				if !due.IsZero() {
 					w.alive.due = due
 				}
+				s.mend(w)
 			case machine.Idling:
 				s.watchIdle(w)
 			}
@@ -314,6 +315,16 @@ func (s *Supervisor) look() {
 			}
 		}
 	}
+}
+
+// mend has a worker replaced of which the launcher before this one has taken something
+// along: it serves, and what it writes to a pipe that nobody reads would end it.
+func (s *Supervisor) mend(w *worker) {
+	if w.torn == "" {
+		return
+	}
+	s.log.Warn("a worker was taken over in part, and is replaced: "+w.torn, "pid", w.proc.PID(), "generation", int(w.gen))
+	s.step(machine.Outgrown{Worker: w.id, Reason: "the launcher before this one was killed, and what tied it to that is lost"})
 }
 
 // resumeTimer sets a timer again for the time when it was due.

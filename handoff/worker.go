@@ -46,6 +46,7 @@ type worker struct {
 	signalled bool                 // it was sent
 	killed    bool                 // KILL is due, or was sent
 	alive     alive
+	torn      string // what was lost of it when it was taken over; "": nothing
 }
 
 // start gives a worker its sockets, channel and output, and executes it in a

@@ -5,6 +5,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -268,4 +269,39 @@ func TestHUPsDuringUpgradesAreKept(t *testing.T) {
 	a.HUP()
 	a.WaitEvent(from, "serving")
 	a.Stop()
+}
+
+// Nothing outlives this launcher but its workers and what they have: their sockets are
+// fetched from them, and they are replaced, since nobody reads what they write.
+func TestALauncherAfterAKilledOneTakesItsWorkersOver(t *testing.T) {
+	for _, c := range []struct {
+		name, handoff string
+		workers       int
+	}{{"one worker", "", 1}, {"four workers", "\nworkers = 4", 4}} {
+		t.Run(c.name, func(t *testing.T) {
+			testkit.Leaks(t)
+			path := config(t, testkit.Target(), quick+c.handoff, listen("web", "127.0.0.1:"+strconv.Itoa(testkit.FreePort(t))))
+			a := run(t, path)
+			fresh := begun(t, load.Options{Targets: []load.Target{a.address("web")}, Clients: 8})
+			for range 5 {
+				before := pids(a.report())
+				kill(t, a.PID())
+				a.Wait()
+				more(t, fresh, 50) // the kernel needs no launcher
+				next := testkit.NewBaton(t, "run", "--config", path, "--log", "json")
+				next.Cmd.Env = append(next.Cmd.Env, "BATON_HOME="+a.Home)
+				next.Home = a.Home
+				next.Start()
+				a = &app{Launcher: next, t: t}
+				a.WaitEvent(0, "resumed")
+				testkit.Wait(t, func() bool {
+					r := a.report()
+					now := pids(r)
+					return r.State == event.StateServing && len(now) == c.workers && !slices.ContainsFunc(now, func(pid int) bool { return slices.Contains(before, pid) })
+				}, "workers that are heard")
+			}
+			none(t, "fresh", fresh.Stop(), 200)
+			a.Stop()
+		})
+	}
 }
