@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"os"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // Again starts this program itself once more (/proc/self/exe, also when another lies at
@@ -25,6 +27,40 @@ func Again(args, env []string, files ...int) (*Process, error) {
 		return nil, fmt.Errorf("fork for %s: %w", args[0], err)
 	}
 	return newProcess(pid, pidfd), nil
+}
+
+// Afresh makes this process run its own program from the beginning, with other arguments
+// and these descriptors, under the same numbers. It returns only when that failed. What
+// is caught and not read is lost: it is for processes that do not call Catch.
+func Afresh(args []string, files ...int) error {
+	undo, err := inheritable(files)
+	defer undo()
+	if err == nil {
+		err = syscall.Exec("/proc/self/exe", append([]string{os.Args[0]}, args...), os.Environ())
+	}
+	return fmt.Errorf("exec of itself: %w", err)
+}
+
+// inheritable makes descriptors stay open over an exec; undo makes those that would not
+// have so again.
+func inheritable(fds []int) (undo func(), err error) {
+	var changed []int
+	undo = func() {
+		for _, fd := range changed {
+			unix.CloseOnExec(fd)
+		}
+	}
+	for _, fd := range fds {
+		flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
+		if err == nil && flags&unix.FD_CLOEXEC != 0 {
+			_, err = unix.FcntlInt(uintptr(fd), unix.F_SETFD, flags&^unix.FD_CLOEXEC)
+			changed = append(changed, fd)
+		}
+		if err != nil {
+			return undo, fmt.Errorf("descriptor %d: %w", fd, err)
+		}
+	}
+	return undo, nil
 }
 
 // Forget lets go of one that is Done, whose group may go on: nobody signals it any more.

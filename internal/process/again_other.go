@@ -5,5 +5,8 @@ package process
 // Again says that this system is not served.
 func Again([]string, []string, ...int) (*Process, error) { return nil, missing("exec") }
 
+// Afresh says that this system is not served.
+func Afresh([]string, ...int) error { return missing("exec") }
+
 // Forget is never called.
 func (p *Process) Forget() {}

@@ -42,35 +42,14 @@ func Become(i Image) error {
 	if err != nil {
 		return fmt.Errorf("exec: %w", err)
 	}
-	defer lowerNofile()()
+	raise := lowerNofile()
+	defer raise()
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	if err := l.exec(i); err != nil {
 		return fmt.Errorf("exec %s: %w", i.Args[0], err)
 	}
 	return nil // not reached
-}
-
-// inheritable makes descriptors stay open over an exec; undo makes those that would not
-// have so again.
-func inheritable(fds []int) (undo func(), err error) {
-	var changed []int
-	undo = func() {
-		for _, fd := range changed {
-			unix.CloseOnExec(fd)
-		}
-	}
-	for _, fd := range fds {
-		flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
-		if err == nil && flags&unix.FD_CLOEXEC != 0 {
-			_, err = unix.FcntlInt(uintptr(fd), unix.F_SETFD, flags&^unix.FD_CLOEXEC)
-			changed = append(changed, fd)
-		}
-		if err != nil {
-			return undo, fmt.Errorf("descriptor %d: %w", fd, err)
-		}
-	}
-	return undo, nil
 }
 
 // lowerNofile gives back the limit of descriptors that this process was started with

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -42,6 +43,10 @@ func init() {
 			parentOfSenders()
 			return
 		}
+		if len(args) > 0 && args[0] == "pause" {
+			pausing()
+			return
+		}
 		exit(Catch(func(c Caught) { fmt.Println(SignalName(c.Signal), c.PID) }, launcherSignals...))
 		fmt.Println("up")
 		if len(args) > 0 {
@@ -62,6 +67,24 @@ func stuck() {
 	exit(Catch(func(c Caught) { hold(); fmt.Println(SignalName(c.Signal)) }, launcherSignals...))
 	fmt.Println("up")
 	select {}
+}
+
+// pausing reads signals and does not in turn, at each line of its stdin, and says which.
+func pausing() {
+	exit(Catch(func(c Caught) { fmt.Println(SignalName(c.Signal)) }, launcherSignals...))
+	fmt.Println("up")
+	in := bufio.NewScanner(os.Stdin)
+	for in.Scan() {
+		outer, inner := PauseCaught(), PauseCaught()
+		inner()
+		inner() // counts once
+		fmt.Println("paused")
+		if !in.Scan() {
+			return
+		}
+		fmt.Println("goes on")
+		outer()
+	}
 }
 
 // parentOfSenders says through which child signals came whose senders are that one's
@@ -316,6 +339,37 @@ func TestAStormThatNobodyReadsHidesNoOtherSignal(t *testing.T) {
 	}
 	if n := count["USR1"]; count["HUP"] != 1 || n < 1 || n > catchMax {
 		t.Errorf("told: %v", count)
+	}
+}
+
+func TestWhatComesInAPauseIsToldAfterIt(t *testing.T) {
+	p := catcher(t, "pause")
+	next := func() {
+		t.Helper()
+		if _, err := p.in.WriteString("next\n"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 20 {
+		next()
+		p.says(t, "paused")
+		for _, sig := range []syscall.Signal{syscall.SIGHUP, syscall.SIGTERM} {
+			if err := syscall.Kill(p.PID(), sig); err != nil {
+				t.Fatal(err)
+			}
+			pending := func() bool { // none of them is on its way to the pipe
+				b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.PID()))
+				return err == nil && strings.Contains(string(b), "ShdPnd:\t0000000000000000")
+			}
+			eventually(t, "the signal's arrival", pending)
+		}
+		next()
+		p.says(t, "goes on")
+		got := []string{p.line(t), p.line(t)}
+		slices.Sort(got)
+		if !slices.Equal(got, []string{"HUP", "TERM"}) {
+			t.Error(got)
+		}
 	}
 }
 

@@ -3,6 +3,7 @@
 package process
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -44,9 +45,11 @@ type hold struct {
 }
 
 type traced struct {
-	stopped bool // in a stop that we leave it in
-	listens bool // stopped by STOP or the like, of its own
-	looked  int  // how often it was in a handler
+	stopped bool           // in a stop that we leave it in
+	listens bool           // stopped by STOP or the like, of its own
+	looked  int            // how often it was in a handler
+	signal  syscall.Signal // to be delivered when it is let go
+	blocked uint64         // signals, by us: the flood
 }
 
 // newHold returns when every thread but one is stopped; with an error, nothing is held.
@@ -88,7 +91,12 @@ func (h *hold) run() {
 // gather stops all threads but one, until there is no other.
 func (h *hold) gather() error {
 	deadline := time.Now().Add(gatherTime)
-	if err := h.seize(h.thread, unix.PTRACE_O_TRACEEXEC); err != nil {
+	err := h.seize(h.thread, unix.PTRACE_O_TRACEEXEC)
+	for err != nil && h.othersHold() && time.Now().Before(deadline.Add(gatherTime/-2)) {
+		<-time.After(time.Millisecond)
+		err = h.seize(h.thread, unix.PTRACE_O_TRACEEXEC)
+	}
+	if err != nil {
 		return err
 	}
 	for {
@@ -111,6 +119,15 @@ func (h *hold) seize(tid int, options uintptr) error {
 	}
 	h.threads[tid] = &traced{}
 	return nil
+}
+
+// othersHold says whether another process traces the thread: the prover before this one
+// may be about to let go.
+func (h *hold) othersHold() bool {
+	var buf [4096]byte
+	b, err := slurp(h.pid, fmt.Sprintf("task/%d/status", h.thread), buf[:])
+	_, rest, found := bytes.Cut(b, []byte("\nTracerPid:\t"))
+	return err == nil && found && !bytes.HasPrefix(rest, []byte("0\n"))
 }
 
 func (h *hold) seizeOthers() (fresh bool, err error) {
@@ -158,8 +175,11 @@ func (h *hold) letGo() {
 	}
 	// When one does not stop, our own end frees it.
 	h.pump(h.allStopped, time.Now().Add(gatherTime), nil)
-	for tid := range h.threads {
-		_ = ptrace(unix.PTRACE_DETACH, tid, 0, 0) // ended: nothing to detach from
+	for tid, t := range h.threads {
+		if t.blocked != 0 {
+			changeMask(tid, 0, t.blocked)
+		}
+		_ = ptrace(unix.PTRACE_DETACH, tid, 0, uintptr(t.signal)) // ended: nothing to detach from
 	}
 }
 
@@ -173,30 +193,52 @@ func (h *hold) pump(done func() bool, deadline time.Time, stop <-chan struct{}) 
 		late = t.C
 	}
 	for {
-		for {
-			var status syscall.WaitStatus
-			tid, err := syscall.Wait4(-1, &status, syscall.WNOHANG|syscall.WALL, nil)
-			if err == syscall.EINTR {
-				continue
-			}
-			if err != nil || tid == 0 {
-				break
-			}
-			h.report(tid, status)
-		}
+		more := h.answer()
 		switch {
 		case h.over():
 			return len(h.threads) == 0 && h.freeing
 		case done():
 			return true
 		}
+		changes := h.changes
+		var now chan struct{}
+		if more { // don't wait for changes, and still see an order to stop
+			changes, now = nil, closed
+		}
 		select {
-		case <-h.changes:
+		case <-stop:
+			return false
+		case <-late:
+			return false
+		default:
+		}
+		select {
+		case <-now:
+		case <-changes:
 		case <-stop:
 			return false
 		case <-late:
 			return false
 		}
+	}
+}
+
+// closed is what never waits.
+var closed = func() chan struct{} { c := make(chan struct{}); close(c); return c }()
+
+// answer takes one report; false: there is none.
+func (h *hold) answer() bool {
+	for {
+		var status syscall.WaitStatus
+		tid, err := syscall.Wait4(-1, &status, syscall.WNOHANG|syscall.WALL, nil)
+		switch {
+		case err == syscall.EINTR:
+			continue
+		case err != nil || tid == 0:
+			return false
+		}
+		h.report(tid, status)
+		return true
 	}
 }
 
@@ -229,6 +271,7 @@ func (h *hold) report(tid int, status syscall.WaitStatus) {
 		h.arrived(tid)
 	case event == unix.PTRACE_EVENT_CLONE:
 		h.cloned(tid)
+		h.goOn(tid, t, 0)
 	case event == unix.PTRACE_EVENT_STOP && h.freeing:
 		t.stopped = true
 	case event == unix.PTRACE_EVENT_STOP && sig != syscall.SIGTRAP:
@@ -237,13 +280,26 @@ func (h *hold) report(tid int, status syscall.WaitStatus) {
 	case event == unix.PTRACE_EVENT_STOP && !h.execed && tid != h.thread:
 		h.quiet(tid, t)
 	case event != 0:
-		resume(tid, 0)
+		h.goOn(tid, t, 0)
 	case slices.Contains(gap, sig):
-		h.take(tid, sig)
-		resume(tid, 0)
+		h.take(tid, t, sig)
+		if !h.execed && tid != h.thread {
+			t.stopped = true // as good a place as any: in no handler
+			return
+		}
+		h.goOn(tid, t, 0)
 	default:
-		resume(tid, sig)
+		h.goOn(tid, t, sig)
 	}
+}
+
+// goOn lets a thread run, unless it is stopped for good.
+func (h *hold) goOn(tid int, t *traced, sig syscall.Signal) {
+	if h.freeing {
+		t.stopped, t.signal = true, sig
+		return
+	}
+	resume(tid, sig)
 }
 
 // quiet leaves a thread stopped unless it blocks signals: Catch's handler does while it
@@ -271,7 +327,7 @@ func (h *hold) arrived(tid int) {
 	resume(tid, 0)
 }
 
-// cloned expects the new thread, which is traced from its first instruction.
+// cloned expects the thread that tid has made, which is traced from its first instruction.
 func (h *hold) cloned(tid int) {
 	if fresh, err := unix.PtraceGetEventMsg(tid); err == nil && h.threads[int(fresh)] == nil {
 		h.threads[int(fresh)] = &traced{}
@@ -279,16 +335,40 @@ func (h *hold) cloned(tid int) {
 			_ = ptrace(unix.PTRACE_INTERRUPT, int(fresh), 0, 0) // ended: will be reported
 		}
 	}
-	resume(tid, 0)
 }
 
-func (h *hold) take(tid int, sig syscall.Signal) {
+// take keeps a signal, as many of each as Catch does. Of more it is a flood, in which the
+// thread would come to no instruction of its own: from then on it blocks that signal,
+// and the kernel keeps one.
+func (h *hold) take(tid int, t *traced, sig syscall.Signal) {
+	equal := 0
+	for i := range h.taken {
+		if h.taken[i].signal() == sig {
+			equal++
+		}
+	}
+	if equal >= catchMax {
+		bit := uint64(1) << (sig - 1)
+		t.blocked |= bit &^ h.mask
+		changeMask(tid, bit, 0)
+		return
+	}
 	var info siginfo
 	if ptrace(unix.PTRACE_GETSIGINFO, tid, 0, uintptr(unsafe.Pointer(&info))) != nil {
 		info = siginfo{}
 		info.word(0, int32(sig)) // of a thread that was killed
 	}
 	h.taken = append(h.taken, info)
+}
+
+// changeMask blocks and unblocks signals of a stopped thread. It fails for one that was
+// killed.
+func changeMask(tid int, add, remove uint64) {
+	var mask uint64
+	if ptrace(unix.PTRACE_GETSIGMASK, tid, unsafe.Sizeof(mask), uintptr(unsafe.Pointer(&mask))) == nil {
+		mask = mask&^remove | add
+		_ = ptrace(unix.PTRACE_SETSIGMASK, tid, unsafe.Sizeof(mask), uintptr(unsafe.Pointer(&mask))) // likewise
+	}
 }
 
 // resume lets a thread run on, with a signal or 0. It fails for one that was killed.

@@ -113,8 +113,17 @@ func check(b []byte, files *keep.Files) error {
 	if s.Version != 1 {
 		return fmt.Errorf("state: version %d is too new for this program", s.Version)
 	}
-	_, err := files.Take("control")
-	return err
+	if files.Len() != 7 {
+		return fmt.Errorf("state: %d descriptors", files.Len())
+	}
+	fd, err := files.Take("control")
+	if err != nil {
+		return err
+	}
+	if n, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN); err != nil || n != 1 {
+		return fmt.Errorf("control: not a listener: %w", err)
+	}
+	return nil
 }
 
 // answers asks the control socket who is there.
@@ -201,6 +210,8 @@ func (l *small) begin() {
 	l.files.Put("w1.in", pipes[0][1])
 	l.files.Put("w2.out", pipes[1][0])
 	l.files.Put("w2.in", pipes[1][1])
+	l.files.Put("r1.exe", must1(unix.Open("/proc/self/exe", unix.O_PATH|unix.O_CLOEXEC, 0)))
+	l.files.Put("w1.pid", must1(unix.PidfdOpen(os.Getpid(), 0)))
 }
 
 func fdOf(files *keep.Files, name string) (found int, ok bool) {

@@ -16,7 +16,6 @@ type proof struct {
 	Names   []string // of the files, in their order
 	State   []byte
 	Timeout time.Duration
-	Path    string // for words
 }
 
 // hello is what the prover says first, in a line.
@@ -78,9 +77,9 @@ func readMemfd(fd int, v any) error {
 	return nil
 }
 
-// duplicate is a copy of a descriptor, close-on-exec, with a number of at least min.
-func duplicate(fd, min int) (int, error) {
-	n, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, min)
+// duplicate is a copy of a descriptor, close-on-exec, with a number of at least least.
+func duplicate(fd, least int) (int, error) {
+	n, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, least)
 	if err != nil {
 		return -1, fmt.Errorf("descriptor %d: dup: %w", fd, err)
 	}

@@ -90,7 +90,7 @@ func openProgram(path string) (int, error) {
 func elf(path string) error {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil //nolint:nilerr // it may be executed and not read
+		return nil // it may be executed and not read
 	}
 	defer f.Close()
 	var magic [4]byte
@@ -150,59 +150,66 @@ func refusal(verdict, words string, status process.Status) error {
 	return fmt.Errorf("%s: %s", verdict, words)
 }
 
+// ends are the descriptors that the helper gets, and that are closed here once it has.
+type ends struct {
+	fds []int
+	err error
+}
+
+func (e *ends) add(fd int, err error) int {
+	if err != nil {
+		e.err = errors.Join(e.err, err)
+		return -1
+	}
+	e.fds = append(e.fds, fd)
+	return fd
+}
+
+// pipe returns our end; the other is the helper's.
+func (e *ends) pipe(theirs int) (own, their int) {
+	var p [2]int
+	if err := unix.Pipe2(p[:], unix.O_CLOEXEC); err != nil {
+		e.err = errors.Join(e.err, fmt.Errorf("pipe: %w", err))
+		return -1, -1
+	}
+	return p[1-theirs], e.add(p[theirs], nil)
+}
+
+func (e *ends) close() {
+	for _, fd := range e.fds {
+		unix.Close(fd)
+	}
+}
+
 // fork starts the helper. What it gets are copies.
-func (p *Proof) fork(o Options) (r *run, err error) {
-	order := proof{State: o.State, Timeout: o.Timeout, Path: o.Path}
-	fds := make([]int, 3+fdFiles-fdOrder)
+func (p *Proof) fork(o Options) (*run, error) {
+	order := proof{State: o.State, Timeout: o.Timeout}
+	var files []int
 	o.Files.Each(func(name string, fd int) {
 		order.Names = append(order.Names, name)
-		fds = append(fds, fd)
+		files = append(files, fd)
 	})
-	var theirs []int // closed here
-	defer func() {
-		for _, fd := range theirs {
-			unix.Close(fd)
+	var e ends
+	defer e.close()
+	null := e.add(unix.Open(os.DevNull, unix.O_RDWR|unix.O_CLOEXEC, 0))
+	memory := e.add(memfd("baton proof", order))
+	verdict, verdictEnd := e.pipe(1)
+	words, wordsEnd := e.pipe(1)
+	r := &run{verdict: reader(verdict), words: reader(words)}
+	var askEnd, sayEnd int
+	p.ask, askEnd = e.pipe(0)
+	p.say, sayEnd = e.pipe(1)
+	err := e.err
+	if err == nil {
+		env := o.Env
+		if env == nil {
+			env = os.Environ()
 		}
-	}()
-	null, err := unix.Open(os.DevNull, unix.O_RDWR|unix.O_CLOEXEC, 0)
+		fds := append([]int{null, verdictEnd, wordsEnd, memory, p.exe, askEnd, sayEnd, 2}, files...)
+		r.helper, err = process.Again([]string{helperCommand}, env, fds...)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("open %s: %w", os.DevNull, err)
-	}
-	theirs = append(theirs, null)
-	memory, err := memfd("baton proof", order)
-	if err != nil {
-		return nil, err
-	}
-	theirs = append(theirs, memory)
-	var pipes [4][2]int // verdict, words, ask, say
-	for i := range pipes {
-		if err := unix.Pipe2(pipes[i][:], unix.O_CLOEXEC); err != nil {
-			return nil, fmt.Errorf("pipe: %w", err)
-		}
-		end := 1
-		if i == 2 {
-			end = 0
-		}
-		theirs = append(theirs, pipes[i][end])
-		switch own := pipes[i][1-end]; i {
-		case 0:
-			r = &run{verdict: reader(own)}
-		case 1:
-			r.words = reader(own)
-		case 2:
-			p.ask = own
-		case 3:
-			p.say = own
-		}
-	}
-	copy(fds, []int{null, pipes[0][1], pipes[1][1], memory, p.exe, pipes[2][0], pipes[3][1], 2})
-	env := o.Env
-	if env == nil {
-		env = os.Environ()
-	}
-	r.helper, err = process.Again([]string{helperCommand}, env, fds...)
-	if err != nil {
-		r.verdict.Close()
+		r.verdict.Close() // nil is no file, and says so
 		r.words.Close()
 		return nil, err
 	}
@@ -210,6 +217,9 @@ func (p *Proof) fork(o Options) (r *run, err error) {
 }
 
 func reader(fd int) *os.File {
+	if fd < 0 {
+		return nil
+	}
 	_ = unix.SetNonblock(fd, true) // our end alone; without it a thread waits
 	return os.NewFile(uintptr(fd), "pipe")
 }
@@ -264,6 +274,9 @@ func (p *Proof) Close() {
 // Call process.PauseCaught and look at what was told before the state is made: what is
 // told and not in the state is lost. Have nothing started meanwhile.
 func (p *Proof) Exec(args, env []string, state []byte, files *keep.Files) error {
+	if p.prover.Ended(0) {
+		return fmt.Errorf("exec %s: its prover has ended", p.path)
+	}
 	e := estate{PID: os.Getpid(), State: state, Files: map[string]int{}, Caught: process.CaughtFD(), Ask: p.ask}
 	keeps := []int{p.ask}
 	if e.Caught >= 0 {

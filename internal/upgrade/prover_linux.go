@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"time"
 
 	"baton/internal/keep"
@@ -35,6 +36,9 @@ const (
 	nameSay   = "/say"
 	nameErr   = "/err"
 )
+
+// sentinel is how tableflip knows a child of its own.
+const sentinel = "TABLEFLIP_HAS_PARENT_7DIU3"
 
 // proved is the helper's verdict when all is well.
 const proved = "proved"
@@ -68,7 +72,7 @@ func (o *proof) flip() error {
 		return err
 	}
 	unix.Close(fdExe)
-	os.Unsetenv("TABLEFLIP_HAS_PARENT_7DIU3") // of another tableflip above the launcher
+	_ = os.Unsetenv(sentinel) // of another tableflip above the launcher; fails for a bad name only
 	u, err := tableflip.New(tableflip.Options{UpgradeTimeout: o.Timeout})
 	if err != nil {
 		return err
@@ -95,8 +99,10 @@ func (o *proof) flip() error {
 	}
 }
 
-// run is the prover: it checks, says that it is ready, and watches.
-func (p *Prover) run() error {
+// prove is the prover: it checks, says that it can take over, and begins afresh to watch,
+// without anything that the check has opened or begun. From then on its standard error
+// is the launcher's.
+func (p *Prover) prove() error {
 	u, err := tableflip.New(tableflip.Options{})
 	if err != nil {
 		return err
@@ -104,57 +110,58 @@ func (p *Prover) run() error {
 	if !u.HasParent() {
 		return fmt.Errorf("%s is for baton's own use", proverCommand)
 	}
-	os.Unsetenv("TABLEFLIP_HAS_PARENT_7DIU3")
-	ask, say, err := p.prove(u)
+	_ = os.Unsetenv(sentinel) // likewise
+	var fds [4]int
+	for i, name := range []string{nameOrder, nameAsk, nameSay, nameErr} {
+		if fds[i], err = inherited(u, name); err != nil {
+			return err
+		}
+	}
+	var o proof
+	if err := readMemfd(fds[0], &o); err != nil {
+		return err
+	}
+	if err := p.check(u, &o); err != nil {
+		return err
+	}
+	line, err := json.Marshal(hello{os.Getpid(), p.Version})
 	if err != nil {
 		return err
 	}
-	pid, err := process.HoldSignals(ask, say)
+	if _, err := unix.Write(fds[2], append(line, '\n')); err != nil {
+		return fmt.Errorf("tell the launcher: %w", err)
+	}
+	if err := errors.Join(unix.Dup3(fds[3], 1, 0), unix.Dup3(fds[3], 2, 0)); err != nil {
+		return err
+	}
+	if err := u.Ready(); err != nil {
+		return err
+	}
+	return process.Afresh([]string{watchCommand, strconv.Itoa(fds[1]), strconv.Itoa(fds[2])}, fds[1], fds[2])
+}
+
+// watch holds signals while the launcher execs, and then waits for the new program.
+func (p *Prover) watch() error {
+	var files [2]*os.File
+	for i := range files {
+		if len(os.Args) != 2+len(files) {
+			return fmt.Errorf("%s is for baton's own use", watchCommand)
+		}
+		fd, err := strconv.Atoi(os.Args[2+i])
+		if err != nil || fd < 3 {
+			return fmt.Errorf("%s is for baton's own use", watchCommand)
+		}
+		unix.CloseOnExec(fd)
+		files[i] = os.NewFile(uintptr(fd), "launcher")
+	}
+	pid, err := process.HoldSignals(files[0], files[1])
 	switch {
 	case errors.Is(err, io.EOF):
 		return nil // it was given up
 	case err != nil:
 		return fmt.Errorf("upgrade: %w", err)
 	}
-	ask.Close() // read only
-	say.Close()
-	return p.watch(pid)
-}
-
-// prove returns when the helper has been told that this program can take over. From
-// then on standard error is the launcher's.
-func (p *Prover) prove(u *tableflip.Upgrader) (ask, say *os.File, err error) {
-	order, err := inherited(u, nameOrder)
-	if err != nil {
-		return nil, nil, err
-	}
-	var o proof
-	if err := readMemfd(order, &o); err != nil {
-		return nil, nil, err
-	}
-	unix.Close(order)
-	if err := p.check(u, &o); err != nil {
-		return nil, nil, err
-	}
-	var fds [3]int
-	for i, name := range []string{nameAsk, nameSay, nameErr} {
-		if fds[i], err = inherited(u, name); err != nil {
-			return nil, nil, err
-		}
-	}
-	ask, say = os.NewFile(uintptr(fds[0]), "ask"), os.NewFile(uintptr(fds[1]), "say")
-	line, err := json.Marshal(hello{os.Getpid(), p.Version})
-	if err != nil {
-		return nil, nil, err
-	}
-	if _, err := say.Write(append(line, '\n')); err != nil {
-		return nil, nil, err
-	}
-	if err := errors.Join(unix.Dup3(fds[2], 1, 0), unix.Dup3(fds[2], 2, 0)); err != nil {
-		return nil, nil, err
-	}
-	unix.Close(fds[2])
-	return ask, say, u.Ready()
+	return p.await(pid)
 }
 
 func (p *Prover) check(u *tableflip.Upgrader, o *proof) error {
@@ -194,8 +201,8 @@ func inherited(u *tableflip.Upgrader, name string) (int, error) {
 // askEvery is how often the new program is asked whether it serves.
 const askEvery = 50 * time.Millisecond
 
-// watch returns nil when the new program answers.
-func (p *Prover) watch(pid int) error {
+// await returns nil when the new program answers.
+func (p *Prover) await(pid int) error {
 	patience := p.Patience
 	if patience == 0 {
 		patience = time.Minute

@@ -12,8 +12,8 @@
 //
 // Three processes take part. The launcher starts a helper, which is its own program
 // again, since tableflip serves a process only once. The helper runs the new binary
-// under tableflip as the prover, and ends when that is ready. The prover stays until the
-// new program answers: it holds signals over the exec (process.HoldSignals), and says
+// under tableflip as the prover, and ends when that is ready. The prover execs itself, so
+// that nothing is left of what it tried out, and stays until the new program answers: it holds signals over the exec (process.HoldSignals), and says
 // on the launcher's standard error when nobody answers. Helper and prover are one
 // process group, no child of theirs is left, and the launcher has reaped the helper
 // before Prove returns; the prover is reaped by whoever gets orphans, which is the
@@ -33,6 +33,7 @@ import (
 const (
 	helperCommand = "__upgrade"
 	proverCommand = "__prove"
+	watchCommand  = "__watch" // what the prover becomes; with the numbers of two descriptors
 )
 
 // variable tells the new program the number of the descriptor with what it is to take
@@ -47,7 +48,8 @@ type Prover struct {
 	// Version is told to the launcher.
 	Version string
 	// Check says why this program cannot take up the state, if so. The files are for it
-	// to look at and to take; they are closed behind it.
+	// to look at and to take. What it leaves open or running ends with it, and before
+	// the launcher execs.
 	Check func(state []byte, files *keep.Files) error
 	// Answers asks the new program whether it serves; it is called until it says nil.
 	Answers func(ctx context.Context) error
@@ -91,14 +93,18 @@ var resumed func() (state []byte, files *keep.Files, err error)
 // as one. Call it first in main, after process.Main. Otherwise it only hides from the
 // environment what Resumed needs.
 func Main(p Prover) {
-	if len(os.Args) > 1 && os.Args[1] == helperCommand {
-		end(helper())
-	}
-	if len(os.Args) > 1 && os.Args[1] == proverCommand {
-		end(p.run())
+	if len(os.Args) > 1 {
+		switch os.Args[1] {
+		case helperCommand:
+			end(helper())
+		case proverCommand:
+			end(p.prove())
+		case watchCommand:
+			end(p.watch())
+		}
 	}
 	if value, ok := os.LookupEnv(variable); ok {
-		os.Unsetenv(variable)
+		_ = os.Unsetenv(variable) // fails for a bad name only
 		resumed = func() ([]byte, *keep.Files, error) { return resume(value) }
 	}
 }

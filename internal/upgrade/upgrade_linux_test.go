@@ -238,6 +238,24 @@ func TestAProverThatHangsIsKilledAndTheOldOneGoesOn(t *testing.T) {
 	r.want(fmt.Sprint("HUP ", os.Getpid()))
 }
 
+func TestWithoutItsProverNothingIsReplaced(t *testing.T) {
+	testkit.Leaks(t)
+	r := launch(t)
+	r.line()
+	var version string
+	var prover int
+	if _, err := fmt.Sscan(r.asks("prove", self()), &version, &prover); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(prover, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	testkit.Wait(t, func() bool { return len(r.processes()) == 1 }, "the prover's end")
+	if got := r.asks("exec"); !strings.HasSuffix(got, "its prover has ended") {
+		t.Error(got)
+	}
+}
+
 func TestAProverSaysWhenTheNewProgramDoesNotAnswer(t *testing.T) {
 	testkit.Leaks(t)
 	r := launch(t)
@@ -269,7 +287,7 @@ func TestAsPIDOneItIsReplacedAndGetsTheProver(t *testing.T) {
 }
 
 func TestTheHiddenCommandsRefuseAnybodyElse(t *testing.T) {
-	for _, command := range []string{helperCommand, proverCommand} {
+	for _, command := range []string{helperCommand, proverCommand, watchCommand} {
 		out, err := runSelf(command)
 		if err == nil || !strings.Contains(out, command+" is for baton's own use") {
 			t.Errorf("%s: %v: %s", command, err, out)

@@ -19,7 +19,9 @@ func exit(code int) { os.Exit(code) }
 
 func helper() error { return missing() }
 
-func (p *Prover) run() error { return missing() }
+func (p *Prover) prove() error { return missing() }
+
+func (p *Prover) watch() error { return missing() }
 
 func resume(string) ([]byte, *keep.Files, error) { return nil, nil, missing() }
 
