@@ -106,7 +106,7 @@ func (e *einhorn) drop() {
 	}
 	e.hush()
 	if e.listener != nil {
-		e.listener.Close() // its file stays
+		_ = e.listener.Close() // its file stays
 	}
 }
 
