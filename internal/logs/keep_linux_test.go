@@ -466,9 +466,19 @@ func TestSyncWritesEverythingOut(t *testing.T) {
 	leaks(t)
 	dir := t.TempDir()
 	s, _ := openStore(t, StoreOptions{Directory: dir})
+	busy := make(chan struct{})
+	go func() { _ = s.do(func() error { <-busy; return nil }) }() // a slow disk
 	say(s, 0, 1000)
-	if err := s.Sync(); err != nil {
-		t.Fatal(err)
+	synced := make(chan error, 1)
+	go func() { synced <- s.Sync() }()
+	select {
+	case err := <-synced:
+		t.Errorf("it did not wait: %v", err)
+	case <-time.After(100 * time.Millisecond): // the disk takes its time
+	}
+	close(busy)
+	if err := <-synced; err != nil {
+		t.Error(err)
 	}
 	if n := len(records(t, anything(dir))); n != 1000 {
 		t.Errorf("%d records are there, want 1000", n)

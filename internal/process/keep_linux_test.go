@@ -432,6 +432,9 @@ func TestAReleaseIsAllThatItWas(t *testing.T) {
 	if len(Changes(r.Env(), again.Env())) > 0 {
 		t.Error("its environment has changed")
 	}
+	if once, _ := handed(t, again); !reflect.DeepEqual(once, s) || s.Confine != c.Confine || len(s.Limits) != 2 {
+		t.Errorf("kept %+v, and then %+v", s, once)
+	}
 	second := start(t, again).view(t)
 	for _, v := range []*view{&first, &second} {
 		v.PID, v.PGID, v.Comm, v.FDs, v.CloseOnExec = 0, 0, "", nil, nil

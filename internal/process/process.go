@@ -16,6 +16,9 @@
 //   - No signal ever reaches a process that merely inherited a number (see
 //     [Process.Signal]).
 //
+// A process and a release outlive their launcher: Keep says what the next one has to
+// know, and ResumeProcess and ResumeRelease make them again.
+//
 // It never waits for any process but its own (never wait4(-1)), never decides
 // what to do about an exit, and knows nothing of sockets or protocols.
 //

@@ -265,8 +265,9 @@ func TestATableflipProgramDoesNotNoticeItsNextLauncher(t *testing.T) {
 	w.says("the parent lives")
 	w.succeed()
 	w.succeed()
-	if w.out.count("the parent is gone") > 0 {
-		t.Error("to the worker its parent is gone")
+	s := w.link.Keep("w1", &keep.Files{}).Channels[0].Tableflip
+	if s == nil || s.Hung || s.Lonely || !s.Told || w.out.count("the parent is gone") > 0 {
+		t.Errorf("to the worker its parent is gone: %+v", s)
 	}
 	w.link.Alone()
 	w.says("the parent is gone <nil>")

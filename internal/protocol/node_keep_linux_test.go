@@ -140,6 +140,33 @@ func TestADrainIsNotBegunTwice(t *testing.T) {
 	}
 }
 
+func TestADrainGoesOnWhereItWas(t *testing.T) {
+	web := listening(t, "tcp", "127.0.0.1:0")
+	s := newStand(t, HubOptions{}, web)
+	s.settings.NodePreload = false
+	i := s.impostor()
+	i.write(online, query(web.port(t), 1))
+	i.hears()
+	i.write(`{"cmd":"NODE_HANDLE_ACK"}`)
+	i.link.Drain()
+	if m := i.hears(); m.Cmd != "shutdown" {
+		t.Fatalf("%+v", m)
+	}
+	if state := s.replace(i, true); state.Phase != int(phaseAsked) {
+		t.Errorf("kept %+v", state)
+	}
+	if m := i.hears(); m.Act != "disconnect" {
+		t.Fatalf("after \"shutdown\": %+v", m)
+	}
+	for _, whole := range []bool{true, false} {
+		s.replace(i, whole)
+		i.write(query(web.port(t), 2))
+		if m := i.hears(); m.Ack == nil || *m.Ack != 2 {
+			t.Fatalf("after the end was asked for: %+v", m)
+		}
+	}
+}
+
 func TestTheNextLauncherHearsTheRestOfAMessage(t *testing.T) {
 	web := listening(t, "tcp", "127.0.0.1:0")
 	s := newStand(t, HubOptions{}, web)
