@@ -40,7 +40,7 @@ var foundations = []string{
 
 // What the command line wires together; the engine's inside is not part of it.
 var services = []string{
-	"handoff", "health", "internal/apps", "internal/config", "internal/control", "internal/demo", "internal/event",
+	"handoff", "health", "internal/apps", "internal/brief", "internal/config", "internal/control", "internal/demo", "internal/event",
 	"internal/hooks", "internal/keep", "internal/launcher", "internal/logs", "internal/pm2", "internal/process", "internal/socket", "internal/systemd",
 	"internal/tui", "internal/upgrade", "internal/watch",
 }
@@ -52,13 +52,14 @@ var rooms = []room{
 		"internal/load", "internal/process"}},
 	{dir: "internal/launcher", may: append([]string{"handoff", "internal/config", "internal/control", "internal/hooks", "internal/logs",
 		"internal/systemd", "internal/upgrade", "internal/watch"}, foundations...)},
-	{dir: "internal/tui", may: []string{"internal/control", "internal/event"}},
+	{dir: "internal/tui", may: []string{"internal/brief", "internal/control", "internal/event"}},
 	{dir: "internal/control", may: []string{"internal/event", "internal/keep"}},
 	{dir: "internal/upgrade", may: []string{"internal/event", "internal/keep", "internal/process"}},
 	{dir: "handoff", may: foundations, tests: []string{"internal/logs"}},
 	{dir: "handoff/machine"},
 	{dir: "health"},
 	{dir: "internal/apps"},
+	{dir: "internal/brief"},
 	{dir: "internal/config"},
 	{dir: "internal/e2e"},
 	{dir: "internal/event"},
@@ -73,6 +74,7 @@ var rooms = []room{
 	{dir: "internal/socket/diag"},
 	{dir: "internal/systemd", may: []string{"internal/keep"}},
 	{dir: "internal/watch"},
+	{dir: "internal/testkit/boot", may: []string{"internal/testkit"}},
 	{dir: "internal/testkit/wire", may: []string{"internal/testkit"}},
 	{dir: "internal/testkit", may: []string{"internal/load", "internal/process"}},
 	{dir: "examples"}, // not one line but for its tests
@@ -86,7 +88,7 @@ var rooms = []room{
 }
 
 // Tests may stand on these besides, wherever they live.
-var forTests = []string{"internal/event", "internal/load", "internal/process", "internal/testkit", "internal/testkit/wire"}
+var forTests = []string{"internal/event", "internal/load", "internal/process", "internal/testkit", "internal/testkit/boot", "internal/testkit/wire"}
 
 // owners says which rooms may import a module that is not the standard library.
 // The owner "tests" means every test and what only tests import, and no code that
@@ -96,7 +98,7 @@ var owners = map[string][]string{
 	"github.com/BurntSushi/toml":      {"internal/config"},
 	"github.com/cloudflare/tableflip": {"internal/upgrade", "examples/go-tableflip", "tests"},
 	"github.com/lmittmann/tint":       {"internal/launcher", "internal/cli"},
-	"github.com/google/renameio/v2":   {"internal/apps", "internal/cli", "internal/control", "internal/launcher", "internal/upgrade"},
+	"github.com/google/renameio/v2":   {"internal/apps", "internal/cli", "internal/control", "internal/upgrade"},
 	"github.com/mdlayher/netlink":     {"internal/socket", "internal/socket/diag"},
 	"github.com/vishvananda/netlink":  {"internal/socket", "internal/socket/diag", "tests"},
 	"github.com/vishvananda/netns":    {"tests"},
@@ -105,10 +107,11 @@ var owners = map[string][]string{
 	"golang.org/x/net":                {"internal/socket", "internal/socket/diag", "tests"},
 	"golang.org/x/sync":               {"handoff", "internal/launcher", "internal/load", "tests"},
 	"golang.org/x/sys": {"handoff", "internal/config", "internal/control", "internal/logs", "internal/process", "internal/protocol", "internal/socket",
-		"internal/socket/diag", "internal/upgrade", "bench", "tests"},
+		"internal/socket/diag", "internal/systemd", "internal/upgrade", "bench", "tests"},
 	"github.com/rogpeppe/go-internal":   {"tests"},
 	"github.com/google/go-cmp":          {"tests"},
 	"go.uber.org/goleak":                {"tests"},
+	"go.yaml.in/yaml/v3":                {"tests"}, // reads the Deployment among the examples
 	"pgregory.net/rapid":                {"tests"},
 	"github.com/coreos/go-systemd/v22":  {"internal/systemd", "examples/go-systemd"},
 	"github.com/fsnotify/fsnotify":      {"internal/logs", "internal/watch"},
@@ -419,6 +422,31 @@ func TestTestsWaitForConditions(t *testing.T) {
 			}
 			return true
 		})
+	}
+}
+
+// docs/security.md says nothing that no test holds: each one it names is there.
+func TestSecurityPageNamesTestsThatAreThere(t *testing.T) {
+	there := map[string]bool{}
+	for _, s := range sources(t) {
+		for _, d := range s.tree.Decls {
+			if f, ok := d.(*ast.FuncDecl); ok && s.test {
+				there[f.Name.Name] = true
+			}
+		}
+	}
+	page, err := os.ReadFile("docs/security.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := regexp.MustCompile("`((?:Test|Fuzz)[A-Z]\\w*)`").FindAllSubmatch(page, -1)
+	if len(names) == 0 {
+		t.Error("docs/security.md names no test")
+	}
+	for _, m := range names {
+		if name := string(m[1]); !there[name] && name != "TestName" {
+			t.Errorf("docs/security.md: there is no %s", name)
+		}
 	}
 }
 

@@ -54,6 +54,7 @@ var parts = []part{
 	{"peers", peers},
 	{"pm2", pm2},
 	{"logs", logs},
+	{"status", listing},
 }
 
 func main() {

@@ -40,13 +40,7 @@ func (s *Supervisor) butAnother() string {
 // Rollback asks to serve the previous release again. done, which may be nil, gets
 // the verdict as that of Reload does.
 func (s *Supervisor) Rollback(done func(Verdict)) {
-	s.post(func() {
-		s.lastReq++
-		if done != nil {
-			s.verdicts[s.lastReq] = done
-		}
-		s.step(machine.Rollback{Request: s.lastReq})
-	})
+	s.post(func() { s.step(machine.Rollback{Request: s.request(done)}) })
 }
 
 // Errors of Promote, Abort and Scale.
@@ -72,7 +66,7 @@ func (s *Supervisor) Promote(step bool, answer func(error)) {
 		v := s.rules.Look()
 		newcomer, canary := phaseOf(v, machine.Preparing, machine.Starting), phaseOf(v, machine.Canary)
 		switch {
-		case s.stopping:
+		case v.Stopping:
 			answer(errStopping)
 		case canary != nil && canary.Steps == 0:
 			answer(errRolling)
@@ -89,7 +83,7 @@ func (s *Supervisor) Promote(step bool, answer func(error)) {
 func (s *Supervisor) Abort(answer func(error)) {
 	s.post(func() {
 		switch v := s.rules.Look(); {
-		case s.stopping:
+		case v.Stopping:
 			answer(errStopping)
 		case phaseOf(v, machine.Preparing, machine.Starting, machine.Canary, machine.Standby) == nil:
 			answer(errNothingNew)
@@ -122,7 +116,7 @@ func (s *Supervisor) Scale(n int, relative bool, answer func(int, error)) {
 			n += g.Wanted
 		}
 		switch {
-		case s.stopping:
+		case v.Stopping:
 			answer(0, errStopping)
 		case g == nil:
 			answer(0, errNotServing)
@@ -154,10 +148,18 @@ func (c scaled) workers(configured int) int {
 	return configured
 }
 
-// serves takes note of the number that is configured for the generation which serves:
-// another one than the operator's took the place of ends what was asked for.
-func (c *scaled) serves(configured int) {
-	if c.configured != configured {
-		*c = scaled{}
+// rescale sees to it that a generation which comes to serve has the number that was asked
+// for. With another number in its configuration than an operator's took the place of,
+// what he asked for is over; one that serves again, after a bake, has what he had asked
+// for before.
+func (s *Supervisor) rescale(g *generation) {
+	configured := g.plan.Policy.Workers
+	if s.scaled.configured != configured {
+		s.scaled = g.scaled
+	}
+	// The first time it was prepared with it. Whom it left stopped is not asked for.
+	n, now := s.scaled.workers(configured), phaseOf(s.rules.Look(), machine.Serving)
+	if g.served && now != nil && now.Wanted != n {
+		s.step(machine.Scale{Workers: n})
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -23,6 +24,10 @@ type extras struct {
 	mu   sync.Mutex
 	open map[string]*extra // by address; those on a port of their own are in all alone
 	all  map[*extra]bool
+	// spare were open before this launcher took another's place, and nobody has asked for
+	// them since.
+	spare    []*extra
+	lastName int
 	// others: some worker runs as another user than the launcher, who opens these
 	// with its own rights: paths and privileged ports are not for it.
 	others bool
@@ -46,6 +51,8 @@ func (x *extras) serve(others bool) {
 
 type extra struct {
 	socket.Listener
+	key   string
+	name  string // of its descriptors, where they are kept
 	users int
 }
 
@@ -65,17 +72,9 @@ func (x *extras) listen(network, address string) (fd int, release func(), err er
 		return -1, nil, fmt.Errorf("listen %s: not for a program that runs as another user: make it a [[listen]]: %w", a, syscall.EACCES)
 	}
 	key := a.String()
-	e := x.open[key]
-	if e == nil || a.Network != "unix" && a.Port == 0 { // any port: one for each who asks
-		l, err := socket.Listen(context.Background(), a, socket.Options{Name: key, UID: -1, GID: -1, Shared: true, NonBlocking: true, Log: x.log})
-		if err != nil {
-			return -1, nil, err
-		}
-		e = &extra{Listener: l}
-		x.all[e] = true
-		if a.Network == "unix" || a.Port != 0 {
-			x.open[key] = e
-		}
+	e, err := x.get(key, a)
+	if err != nil {
+		return -1, nil, err
 	}
 	if fd, err = e.FD(0); err != nil {
 		return -1, nil, errors.Join(err, x.unless(key, e))
@@ -89,6 +88,40 @@ func (x *extras) listen(network, address string) (fd int, release func(), err er
 			x.log.Warn("an address that is not needed any more", "address", key, "error", err)
 		}
 	}), nil
+}
+
+// get finds the address open, or opens it; x.mu is held.
+func (x *extras) get(key string, a socket.Address) (*extra, error) {
+	e := x.open[key] // of any port there is one for each who asks
+	if i := slices.IndexFunc(x.spare, func(e *extra) bool { return e.key == key }); e == nil && i >= 0 {
+		e = x.spare[i]
+		x.spare = slices.Delete(x.spare, i, i+1)
+	}
+	if e == nil {
+		l, err := socket.Listen(context.Background(), a, socket.Options{Name: key, UID: -1, GID: -1, Shared: true, NonBlocking: true, Log: x.log})
+		if err != nil {
+			return nil, err
+		}
+		x.lastName++
+		e = &extra{Listener: l, key: key, name: "x" + strconv.Itoa(x.lastName)}
+		x.all[e] = true
+	}
+	if a.Network == "unix" || a.Port != 0 {
+		x.open[key] = e
+	}
+	return e, nil
+}
+
+// settle closes what nobody needs of that which another launcher had open.
+func (x *extras) settle() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, e := range x.spare {
+		if err := x.unless(e.key, e); err != nil {
+			x.log.Warn("an address that is not needed any more", "address", e.key, "error", err)
+		}
+	}
+	x.spare = nil
 }
 
 // inodes are the sockets that are open here.

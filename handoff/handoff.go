@@ -15,15 +15,18 @@ package handoff
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"baton/handoff/machine"
 	"baton/health"
 	"baton/internal/event"
+	"baton/internal/keep"
 	"baton/internal/process"
 	"baton/internal/protocol"
 	"baton/internal/socket"
@@ -46,7 +49,7 @@ type Plan struct {
 	Stdin         string // name of the listener that is the worker's standard input; "": none
 	Together      bool   // all workers have one socket of each listener, not only of unix ones
 	Policy        machine.Policy
-	Origin        any // what it was made from: the caller's own, for Options.Applied
+	Origin        any `json:"-"` // what it was made from: the caller's own, for Options.Applied
 }
 
 // Live is how it is found out that a worker which was ready does not serve any more.
@@ -77,11 +80,15 @@ type Output interface {
 	// Tail returns the last lines written; after the worker's end all that it
 	// wrote has arrived, whoever else still holds its descriptors.
 	Tail() []string
+	// Keep names its descriptors and returns what Options.ResumeOutput needs besides, as
+	// something that has words in JSON.
+	Keep(prefix string, f *keep.Files) any
 }
 
 // Options are what a Supervisor needs from outside.
 type Options struct {
-	Name string // of the application
+	Name    string // of the application
+	Version string // of the program, for Report
 	// Load resolves the configuration afresh: for the first generation and at
 	// each reload. It is called from another goroutine, never twice at once.
 	Load func() (*Plan, error)
@@ -93,7 +100,19 @@ type Options struct {
 	// Applied, which may be nil, is told the plan of each generation that comes to
 	// serve, before Observe hears that it does. As for Observe.
 	Applied func(*Plan)
-	Log     *slog.Logger
+	// Keep, which may be nil, is told what there is whenever that may have changed, with
+	// the descriptors that belong to it, which stay the Supervisor's. As for Observe.
+	Keep func(State, *keep.Files)
+	// ResumeOutput takes up a worker's output from what Output.Keep gave, and Origin a
+	// plan's Origin from its JSON. For Resume.
+	ResumeOutput func(generation, index int, kept json.RawMessage, prefix string, f *keep.Files) (Output, error)
+	Origin       func(json.RawMessage) (any, error)
+	// Pulse, which may be nil, is told how it goes by the loop that does the work: at
+	// least every Beat (a second, when that is 0), and when something has come of what was
+	// done. A loop that hangs tells nothing. As for Observe.
+	Pulse func(Pulse)
+	Beat  time.Duration
+	Log   *slog.Logger
 }
 
 // Verdict is the one answer to a reload.
@@ -116,6 +135,7 @@ type Supervisor struct {
 	wg    sync.WaitGroup
 	hub   *protocol.Hub // safe for concurrent use
 	extra *extras       // likewise
+	lost  atomic.Pointer[process.Status]
 
 	// What follows belongs to the goroutine of Run.
 	ctx       context.Context // of all waiting goroutines
@@ -134,15 +154,24 @@ type Supervisor struct {
 	watches   map[machine.Slot]*watch
 	verdicts  map[machine.Request]func(Verdict)
 	preparing machine.Generation // whose Prepare is not answered; 0: none
-	lastReq   machine.Request
-	scaled    scaled
-	began     time.Time
-	sampling  bool   // somebody looks at what workers use
-	restarts  int    // how many workers were started in the place of others
-	verdict   string // the last one, in words
-	stopping  bool
-	halted    bool
-	failure   string
+	// preparingFrom is whose release that one is to run again.
+	preparingFrom machine.Generation
+	lastReq       machine.Request
+	open          int       // how many requests have no verdict yet
+	news          bool      // something happened that Pulse has not been told of
+	resumes       int       // how often this took the place of another
+	lastNamed     int       // names of descriptors that were given
+	changed       bool      // there may be something to keep
+	frozen        *freezing // to be done when nothing is being started; nil: nothing is
+	resumed       *State    // what Run begins with; nil: with nothing
+	scaled        scaled
+	began         time.Time
+	sampling      bool   // somebody looks at what workers use
+	restarts      int    // how many workers were started in the place of others
+	verdict       string // the last one, in words
+	stopping      bool
+	halted        bool
+	failure       string
 }
 
 // New returns a Supervisor that has done nothing yet.
@@ -154,9 +183,8 @@ func New(o Options) *Supervisor {
 		o.Observe = func(event.Event) {}
 	}
 	extra := newExtras(o.Log)
-	return &Supervisor{
+	s := &Supervisor{
 		opts: o, log: o.Log, extra: extra, began: time.Now(),
-		hub:       protocol.NewHub(protocol.HubOptions{Listen: extra.listen, Log: o.Log}),
 		calls:     make(chan func()), // unbuffered: what was taken is done
 		done:      make(chan struct{}),
 		gens:      make(map[machine.Generation]*generation),
@@ -170,6 +198,12 @@ func New(o Options) *Supervisor {
 		watches:   make(map[machine.Slot]*watch),
 		verdicts:  make(map[machine.Request]func(Verdict)),
 	}
+	s.hub = protocol.NewHub(s.hubOptions())
+	return s
+}
+
+func (s *Supervisor) hubOptions() protocol.HubOptions {
+	return protocol.HubOptions{Listen: s.extra.listen, Log: s.log}
 }
 
 // upkeep is how often the sockets are compared with what they should be: what a
@@ -191,14 +225,24 @@ func (s *Supervisor) Run(ctx context.Context) error {
 	defer cancel()
 	defer close(s.done)
 
-	s.reload(nil)
-	tick := time.NewTicker(upkeep)
+	if s.resumed != nil {
+		s.goOn()
+	} else {
+		s.reload(nil)
+	}
+	s.keepNow()
+	tick, beat := time.NewTicker(upkeep), time.NewTicker(s.beat())
 	defer tick.Stop()
+	defer beat.Stop()
 	ended := ctx.Done()
 	for !s.halted {
 		select {
 		case f := <-s.calls:
 			f()
+			s.changed = true
+			s.freeze()
+		case <-beat.C:
+			s.news = true
 		case <-tick.C:
 			s.maintain()
 			s.lookAfter()
@@ -206,6 +250,11 @@ func (s *Supervisor) Run(ctx context.Context) error {
 			ended = nil
 			s.end()
 		}
+		s.keepNow()
+		s.pulse()
+	}
+	if z := s.frozen; z != nil {
+		z.answer(errStopping)
 	}
 	s.closeAll()
 	whole = true
@@ -220,6 +269,10 @@ type neverServed struct{ reason string }
 
 func (e *neverServed) Error() string { return ErrNeverServed.Error() + ": " + e.reason }
 func (e *neverServed) Unwrap() error { return ErrNeverServed }
+
+// Lost is how the last worker has ended that was lost without being asked to end; nil:
+// none was.
+func (s *Supervisor) Lost() *process.Status { return s.lost.Load() }
 
 // Reload asks for a swap. done, which may be nil, gets the verdict, exactly
 // once, on the goroutine of Run; not at all when Run has returned.
@@ -286,15 +339,23 @@ func (s *Supervisor) end() {
 	s.giveUpPreparing()
 }
 
-func (s *Supervisor) reload(done func(Verdict)) {
+// request is a new one, whose verdict done is to get.
+func (s *Supervisor) request(done func(Verdict)) machine.Request {
 	s.lastReq++
+	s.open++
+	s.news = true
 	if done != nil {
 		s.verdicts[s.lastReq] = done
 	}
-	if s.lastReq > 1 {
+	return s.lastReq
+}
+
+func (s *Supervisor) reload(done func(Verdict)) {
+	r := s.request(done)
+	if r > 1 {
 		s.emit(event.Event{Kind: event.Requested, Message: "a reload was requested"})
 	}
-	s.step(machine.Reload{Request: s.lastReq})
+	s.step(machine.Reload{Request: r})
 }
 
 // post hands f to the goroutine of Run; it is dropped when Run has returned.
@@ -394,6 +455,10 @@ func (s *Supervisor) with(id machine.Worker, do func(*worker)) {
 }
 
 func (s *Supervisor) judge(v machine.Verdict) {
+	s.news = true
+	if v.Request != 0 { // else nobody had asked
+		s.open--
+	}
 	s.verdict = string(v.Outcome)
 	if v.Reason != "" {
 		s.verdict += ": " + v.Reason

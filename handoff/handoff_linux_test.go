@@ -15,6 +15,7 @@ import (
 	"baton/handoff/machine"
 	"baton/health"
 	"baton/internal/event"
+	"baton/internal/keep"
 	"baton/internal/logs"
 	"baton/internal/process"
 	"baton/internal/protocol"
@@ -115,8 +116,14 @@ func (e *engine) output(out *logs.Passthrough) (handoff.Output, error) {
 	if e.full != nil {
 		return nil, e.full
 	}
-	return out.Open()
+	o, err := out.Open()
+	return piped{o}, err
 }
+
+// piped is what the launcher makes of an output.
+type piped struct{ *logs.Output }
+
+func (p piped) Keep(prefix string, f *keep.Files) any { return p.Output.Keep(prefix, f) }
 
 func (e *engine) observe(ev event.Event) {
 	e.mu.Lock()
@@ -262,6 +269,33 @@ func TestRunReturnsWhyNothingServes(t *testing.T) {
 	}
 	if want := "nothing serves: exit status 3"; err.Error() != want {
 		t.Errorf("got %q, want %q", err, want)
+	}
+}
+
+// Once the first generation has failed nothing is about to serve, though its worker may
+// take its time to end.
+func TestALauncherThatGivesUpIsStopping(t *testing.T) {
+	testkit.Leaks(t)
+	e := startAs(t, func(p *handoff.Plan) { p.Policy.ReadyTimeout = 300 * time.Millisecond }, "ready=never", "term=ignore")
+	e.wait(event.Starting, 1)
+	if r := e.Report(); r.State != event.StateStarting || r.Stopping {
+		t.Errorf("before: %s, stopping: %t", r.State, r.Stopping)
+	}
+	e.wait(event.RolledBack, 1)
+	if r := e.Report(); r.State != event.StateStopping || !r.Stopping {
+		t.Errorf("after: %s, stopping: %t", r.State, r.Stopping)
+	}
+	said := make(chan error, 1)
+	e.Scale(2, false, func(_ int, err error) { said <- err })
+	if err := <-said; err == nil || err.Error() != "the launcher is stopping" {
+		t.Errorf("scale: %v", err)
+	}
+	if v := e.reload(); v.Outcome != machine.Stopped {
+		t.Errorf("reload: %+v", v)
+	}
+	e.End() // it does not end by itself
+	if err := <-e.ended; !errors.Is(err, handoff.ErrNeverServed) {
+		t.Errorf("got %v", err)
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 
 func (s *Supervisor) emit(e event.Event) {
 	e.Time = time.Now()
+	s.news = s.news || e.Kind != event.Status && e.Kind != event.Finding // of which there may be many
 	s.opts.Observe(e)
 }
 
@@ -56,7 +57,7 @@ func (s *Supervisor) note(n machine.Note) {
 	g := s.gens[n.Gen]
 	if p, ok := phases[n.Kind]; ok && g != nil {
 		if old := s.serving(); old != nil && p == machine.Serving {
-			old.phase = machine.Standby // only one serves; where this one goes is told next
+			old.phase, old.scaled = machine.Standby, s.scaled // only one serves; where this one goes is told next
 		}
 		g.phase = p
 	}
@@ -67,8 +68,8 @@ func (s *Supervisor) note(n machine.Note) {
 		e.Tail = s.lastLines(g)
 		s.verdict = string(machine.RolledBack) + ": " + n.Reason // also when it had been let in, and baked
 	case machine.NoteServing:
+		s.rescale(g)
 		g.served = true
-		s.scaled.serves(g.plan.Policy.Workers)
 		s.applyOptions(g)
 		if s.opts.Applied != nil {
 			s.opts.Applied(g.plan)
@@ -168,7 +169,7 @@ func (s *Supervisor) moreWords(n machine.Note, gen string) string {
 	case machine.NoteUnhealthy:
 		return fmt.Sprintf("a worker of %s does not serve as it should: %s", gen, n.Reason)
 	case machine.NoteScaled:
-		return fmt.Sprintf("%s is to have %d workers", gen, n.Workers)
+		return fmt.Sprintf("%s is to have %d workers", gen, n.Workers) + because(n.Reason)
 	case machine.NoteLooping:
 		return "a worker of " + gen + " is lost again and again"
 	case machine.NoteLeftStopped:

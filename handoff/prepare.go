@@ -22,6 +22,7 @@ type generation struct {
 	listeners []*listener // in the plan's order
 	phase     machine.Phase
 	served    bool     // it came to serve once
+	scaled    scaled   // what an operator had asked for when another one came to serve
 	saysReady bool     // one of its workers has sent its ready message
 	tail      []string // the last lines of the worker that made it fail
 	hint      string   // what is known about why that one failed
@@ -33,12 +34,14 @@ type release struct {
 	plan    *Plan
 	program *process.Release
 	choice  *protocol.Choice
+	origin  origin // of the plan, once it was asked for
 }
 
 // listener is a socket.Listener and who needs it.
 type listener struct {
 	socket.Listener
 	key     string // the address as asked for
+	name    string // of its descriptors, where they are kept
 	asked   socket.Options
 	users   map[machine.Generation]bool
 	steered bool               // somebody was given its connections
@@ -66,7 +69,7 @@ func (s *Supervisor) prepare(n, from machine.Generation) {
 		l.users[n] = true
 		known[key] = true
 	}
-	s.preparing = n
+	s.preparing, s.preparingFrom = n, from
 	// Ends with Load and Listen. Run does not wait for it: a file system that
 	// hangs must not keep the launcher from ending.
 	go func() {
@@ -155,6 +158,7 @@ func (s *Supervisor) prepared(n machine.Generation, p prepared) {
 		return
 	}
 	for key, l := range p.opened {
+		l.name = s.named("l")
 		s.listeners[key] = l
 		s.opened(l)
 	}
@@ -201,6 +205,11 @@ func (s *Supervisor) opened(l *listener) {
 		Mode: string(l.Mode()), Reason: l.Reason(),
 		Message: "listening on " + l.Address().String() + ", " + string(l.Mode()) + because(l.Reason()),
 	})
+	s.follow(l)
+}
+
+// follow hears what the listener finds out.
+func (s *Supervisor) follow(l *listener) {
 	s.spawn(func() { // ends when the listener is closed
 		for f := range l.Findings() {
 			s.post(func() { s.found(l, f) })

@@ -16,8 +16,8 @@ import (
 func (s *Supervisor) report(used map[machine.Worker]process.Usage) *event.Report {
 	v := s.rules.Look()
 	r := &event.Report{
-		Name: s.opts.Name, PID: syscall.Getpid(), Started: s.began, Stopping: s.stopping,
-		Restarts: s.restarts, Verdict: s.verdict,
+		Name: s.opts.Name, PID: syscall.Getpid(), Started: s.began, Stopping: v.Stopping,
+		Restarts: s.restarts, Verdict: s.verdict, Version: s.opts.Version, Resumed: s.resumes,
 	}
 	for _, l := range s.listeners {
 		r.Listeners = append(r.Listeners, event.Listener{

@@ -43,6 +43,7 @@ type worker struct {
 	status    string               // in its own words
 	running   bool                 // launched has been told; proc may be used
 	drain     bool                 // the drain signal is due, or was sent
+	signalled bool                 // it was sent
 	killed    bool                 // KILL is due, or was sent
 	alive     alive
 }
@@ -134,13 +135,7 @@ func (s *Supervisor) spec(g *generation, w *worker) (process.Spec, error) {
 		return spec, err
 	}
 	spec.Stdout, spec.Stderr = w.out.Stdout(), w.out.Stderr()
-	w.link, err = s.hub.Open(g.choice, &protocol.Worker{
-		Generation: int(w.gen), Index: max(w.index, 0), Sockets: socks, Base: env, Member: w.member,
-		Watchdog: g.plan.Live.Watchdog,
-		On:       func(m protocol.Message) { s.post(func() { s.message(w, m) }) },
-		Log:      s.log.With("generation", int(w.gen)),
-	})
-	if err != nil {
+	if w.link, err = s.hub.Open(g.choice, s.spoken(g, w, socks, env)); err != nil {
 		return spec, err
 	}
 	spec.Files = w.link.Files()
@@ -150,6 +145,16 @@ func (s *Supervisor) spec(g *generation, w *worker) (process.Spec, error) {
 		w.link.Alone()
 	}
 	return spec, nil
+}
+
+// spoken is a worker as protocols see it.
+func (s *Supervisor) spoken(g *generation, w *worker, socks []protocol.Socket, env []string) *protocol.Worker {
+	return &protocol.Worker{
+		Generation: int(w.gen), Index: max(w.index, 0), Sockets: socks, Base: env, Member: w.member,
+		Watchdog: g.plan.Live.Watchdog,
+		On:       func(m protocol.Message) { s.post(func() { s.message(w, m) }) },
+		Log:      s.log.With("generation", int(w.gen)),
+	}
 }
 
 // reserve makes the worker's slot exist on the listener. Nobody reaches a new
@@ -222,10 +227,7 @@ func (s *Supervisor) launched(w *worker, p *process.Process, err error) {
 	close(w.up)
 	s.occupants.set(w.slot, w.id, p)
 	s.emit(s.of(w, event.Event{Kind: event.Started, Message: fmt.Sprintf("started pid %d for generation %d", p.PID(), w.gen)}))
-	s.spawn(func() { // ends when the process does: at the latest when it is killed
-		<-p.Done()
-		s.post(func() { s.exited(w) })
-	})
+	s.await(w)
 	switch {
 	case w.killed:
 		_ = p.Kill() // gone already: Done tells
@@ -238,6 +240,14 @@ func (s *Supervisor) launched(w *worker, p *process.Process, err error) {
 		}
 		w.early = nil
 	}
+}
+
+// await waits for the end of the worker's main process.
+func (s *Supervisor) await(w *worker) {
+	s.spawn(func() { // ends when the process does: at the latest when it is killed
+		<-w.proc.Done()
+		s.post(func() { s.exited(w) })
+	})
 }
 
 // exited handles the end of the worker's main process. Processes that it left
@@ -294,12 +304,13 @@ func (s *Supervisor) awaitGroup(w *worker, timeout time.Duration) {
 // gone is the end of a worker.
 func (s *Supervisor) gone(w *worker) {
 	g := s.gens[w.gen]
-	reason := w.proc.Status().String()
+	status := w.proc.Status()
+	reason := status.String()
 	if !w.drain {
+		s.lost.Store(&status)
 		g.tail = w.out.Tail()
 		g.hint = s.inTheWay(g, g.tail)
 	}
-	status := w.proc.Status()
 	s.release(w)
 	s.ended[w.id] = w.pid()
 	stay := status.Signal == 0 && slices.Contains(g.plan.StayCodes, status.Code)
@@ -355,6 +366,12 @@ func (s *Supervisor) askToEnd(w *worker) {
 		return
 	}
 	s.emit(s.of(w, event.Event{Kind: event.Signalled, Message: fmt.Sprintf("asked pid %d of generation %d to finish", w.proc.PID(), w.gen)}))
+	s.awaitFinish(w, finished)
+}
+
+// awaitFinish sends the drain signal to a worker that was asked to finish, when it has,
+// or takes too long for it. finished is nil when that is not known.
+func (s *Supervisor) awaitFinish(w *worker, finished <-chan struct{}) {
 	wait := patience(s.gens[w.gen].plan.Policy.DrainTimeout)
 	s.spawn(func() { // ends with the worker, or when it has got its signal
 		late := time.NewTimer(wait)
@@ -390,7 +407,10 @@ func patience(drainTimeout time.Duration) time.Duration {
 // the signal: it may have a log to flush or a database to leave.
 const farewell = time.Second
 
-func (s *Supervisor) sendDrainSignal(w *worker) { s.send(w, s.gens[w.gen].plan.DrainSignals[0]) }
+func (s *Supervisor) sendDrainSignal(w *worker) {
+	w.signalled = true
+	s.send(w, s.gens[w.gen].plan.DrainSignals[0])
+}
 
 func (s *Supervisor) send(w *worker, sig syscall.Signal) {
 	_ = w.proc.Signal(sig) // gone already: exited tells

@@ -72,17 +72,24 @@ func (m *Machine) unhealthy(w *worker, reason string, stuck bool) {
 	}
 }
 
-// scale gives the generation that serves another number of members: more are
-// started, or those with the highest indexes leave.
+// scale gives the generation that serves so many members: more are started, or those with
+// the highest indexes leave. Members that were left stopped are asked for again, which the
+// number that there is already does too.
 func (m *Machine) scale(n int) {
 	g := m.in(Serving)
-	if g == nil || m.stopping || m.newcomer() != nil || n < 1 || n == g.policy.Workers {
+	if g == nil || m.stopping || m.newcomer() != nil || n < 1 || n == g.policy.Workers && len(g.stopped) == 0 {
 		return
 	}
+	reason := ""
+	for i := range n {
+		if g.stopped[i] {
+			reason = "those that were left stopped start again"
+		}
+	}
 	g.policy.Workers = n
-	clear(g.stopped) // who was left stopped is asked for again
+	clear(g.stopped)
 	g.settle()
-	m.do(Note{Kind: NoteScaled, Gen: g.number, Workers: n})
+	m.do(Note{Kind: NoteScaled, Gen: g.number, Workers: n, Reason: reason})
 	for _, w := range slices.Clone(g.workers) {
 		if w.role == Member && w.index >= n && !w.ends() {
 			m.dismiss(w)

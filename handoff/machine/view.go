@@ -10,6 +10,7 @@ type View struct {
 	Generations []GenerationView // by number
 	Table       []Share          // who receives new connections
 	Good        []Generation     // releases to go back to, by who resolved them, the last one last
+	Stopping    bool             // everything ends: it was asked to, or nothing serves, nor will
 }
 
 // GenerationView is one generation.
@@ -40,7 +41,7 @@ type WorkerView struct {
 
 // Look returns the present state.
 func (m *Machine) Look() View {
-	v := View{Table: slices.Clone(m.table), Good: slices.Clone(m.good)}
+	v := View{Table: slices.Clone(m.table), Good: slices.Clone(m.good), Stopping: m.stopping}
 	for _, g := range m.gens {
 		v.Generations = append(v.Generations, g.view())
 	}

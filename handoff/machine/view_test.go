@@ -34,6 +34,15 @@ func TestLook(t *testing.T) {
 				Good:  []Generation{1},
 			},
 		},
+		"the first one has failed": {
+			[]string{"reload 1", "prepared g1", "fire ready w1"},
+			View{
+				Generations: []GenerationView{{Number: 1, Phase: Draining, Release: 1, Wanted: 1, Workers: []WorkerView{
+					{ID: 1, Role: Member, Slot: 0, State: Signalled},
+				}}},
+				Stopping: true,
+			},
+		},
 		"a loop": {
 			[]string{"reload 1", "prepared g1", "ready w1", "exited w1", "exited w2", "fire restart w3", "exited w3", "fire restart w4", "exited w4"},
 			View{

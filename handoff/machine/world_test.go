@@ -2,8 +2,10 @@ package machine
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -31,7 +33,8 @@ type world struct {
 	table       []Share
 	before      []holding // the slots before the step
 	halted      bool
-	kind        bool // steering does not fail any more
+	twin        *Machine // made of what m kept, and going the same way; nil: none yet
+	kind        bool     // steering does not fail any more
 }
 
 type proc struct {
@@ -72,6 +75,7 @@ func (w *world) step(e Event) {
 	}
 	actions := w.m.Step(e)
 	w.t.Logf("%T%+v", e, e)
+	w.twinned(e, actions)
 	for _, a := range actions {
 		w.t.Logf("    %s", showAction(a))
 		w.do(a)
@@ -86,6 +90,32 @@ func (w *world) step(e Event) {
 		return
 	}
 	w.check()
+}
+
+// twinned lets the twin, a machine that was made of what another one kept, take the same
+// step, and expects the same of it.
+func (w *world) twinned(e Event, actions []Action) {
+	if w.twin != nil {
+		w.must(slices.Equal(shown(w.twin.Step(e)), shown(actions)), "a machine that was kept and resumed goes another way")
+		w.must(reflect.DeepEqual(w.twin.Keep(), w.m.Keep()), "a machine that was kept and resumed knows something else")
+	}
+	if rapid.IntRange(0, 9).Draw(w.t, "kept") == 9 {
+		text, err := json.Marshal(w.m.Keep())
+		w.must(err == nil, "what is kept has no words")
+		var k Memory
+		w.must(json.Unmarshal(text, &k) == nil, "what is kept cannot be read")
+		twin, err := Resume(k)
+		w.must(err == nil, "what was kept does not fit together: %v", err)
+		w.twin = &twin
+		w.must(reflect.DeepEqual(w.twin.Keep(), w.m.Keep()), "a machine that was kept and resumed knows something else at once")
+	}
+}
+
+func shown(actions []Action) (words []string) {
+	for _, a := range actions {
+		words = append(words, showAction(a))
+	}
+	return words
 }
 
 // stale says whether a fact is about nothing that there is, or was told before.

@@ -14,6 +14,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"syscall"
@@ -158,6 +159,10 @@ func (a App) wrong() error {
 
 // Put writes an application, in the place of what was known of it.
 func (r Registry) Put(a App) error {
+	return r.alone(func() error { return r.put(a) })
+}
+
+func (r Registry) put(a App) error {
 	if err := a.wrong(); err != nil {
 		return fmt.Errorf("%s: %w", a.Name, err)
 	}
@@ -166,6 +171,50 @@ func (r Registry) Put(a App) error {
 		return err
 	}
 	return r.write(r.Path(a.Name), append(text, '\n'))
+}
+
+// Change writes what change makes of an application, while nobody else writes it: two
+// commands at once lose nothing of each other's. change gets a zero App for one that is
+// not known, or cannot be read; one that it returns a zero App for is forgotten. It must not call
+// the Registry.
+func (r Registry) Change(name string, change func(App) App) error {
+	return r.alone(func() error {
+		a, err := r.Get(name)
+		if err != nil {
+			a = App{}
+		}
+		switch now := change(a); {
+		case reflect.DeepEqual(now, a):
+			return nil
+		case now.Name == "":
+			return r.remove(name)
+		default:
+			return r.put(now)
+		}
+	})
+}
+
+// alone runs do while it has the directory to itself, among those who do so: for as long
+// as it takes to write a file.
+func (r Registry) alone(do func() error) error {
+	if err := os.MkdirAll(r.dir, 0o700); err != nil {
+		return err
+	}
+	d, err := os.Open(r.dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close() // and with it goes the lock
+	for {
+		err = syscall.Flock(int(d.Fd()), syscall.LOCK_EX)
+		if !errors.Is(err, syscall.EINTR) {
+			break
+		}
+	}
+	if err != nil && !errors.Is(err, syscall.ENOTSUP) && !errors.Is(err, syscall.ENOLCK) { // a file system without locks
+		return fmt.Errorf("lock %s: %w", r.dir, err)
+	}
+	return do()
 }
 
 func (r Registry) write(path string, text []byte) error {
@@ -216,6 +265,13 @@ func (r Registry) Remove(name string) error {
 	if !fits(name) {
 		return fmt.Errorf("%q is no name of an application", name)
 	}
+	if _, err := os.Stat(r.dir); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return r.alone(func() error { return r.remove(name) })
+}
+
+func (r Registry) remove(name string) error {
 	var errs []error
 	for _, path := range []string{r.Path(name), r.Environment(name)} {
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -5,7 +5,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -172,4 +174,55 @@ func FuzzParse(f *testing.F) {
 			t.Errorf("%+v, %v", again, err)
 		}
 	})
+}
+
+// Commands that change different things of an application at once lose none of them.
+func TestChangesAtOnceLoseNothing(t *testing.T) {
+	r := In(filepath.Join(t.TempDir(), "lib"))
+	if err := r.Put(App{Name: "web", Directory: "/"}); err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for i := range 40 {
+		wg.Go(func() {
+			if err := r.Change("web", func(a App) App {
+				a.Args = append(a.Args, strconv.Itoa(i))
+				return a
+			}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if a, err := r.Get("web"); err != nil || len(a.Args) != 40 {
+		t.Errorf("%v, %d of 40", err, len(a.Args))
+	}
+}
+
+// A change that leaves nothing forgets; one of what is not there, or cannot be read, that
+// makes nothing of it leaves it alone.
+func TestAChangeForgetsOnlyWhatItSaw(t *testing.T) {
+	r := In(filepath.Join(t.TempDir(), "lib"))
+	nothing := func(App) App { return App{} }
+	if err := r.Change("web", nothing); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(r.Path("web"), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Change("web", nothing); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(r.Path("web")); err != nil {
+		t.Errorf("what cannot be read: %v", err)
+	}
+	if err := r.Change("web", func(App) App { return web() }); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Change("web", nothing); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Get("web"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("forgotten: %v", err)
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -29,23 +30,54 @@ func (p *program) begin(ctx context.Context, r apps.Registry, a, before apps.App
 		return o
 	}
 	// Before it runs: whoever ends this command leaves what is known behind.
-	if err := remember(r, a); err != nil {
-		return failure(a.Name, err)
+	a.Started = time.Now()
+	if err := r.Put(a); err != nil {
+		if !startsAs(a, before) {
+			return failure(a.Name, err)
+		}
+		// A full disk must not keep down what is known already just as it is.
+		fmt.Fprintln(p.stderr, printable(a.Name+": its start is not noted: "+err.Error()))
+		a.Started = before.Started
 	}
 	o, err := p.launch(ctx, a)
 	if err != nil {
 		o = failure(a.Name, err)
 	}
-	if o.Outcome == outcomeFailed {
-		err := r.Remove(a.Name)
-		if before.Name != "" {
-			err = r.Put(before)
-		}
-		if err != nil {
-			o.hint = strings.TrimSpace(o.hint + "; " + err.Error())
-		}
+	if err := p.noted(ctx, r, a, before, o); err != nil {
+		o.hint = strings.TrimPrefix(o.hint+"; "+err.Error(), "; ")
 	}
 	return o
+}
+
+// startsAs: what is known of an application starts it as a does.
+func startsAs(a, known apps.App) bool {
+	return a.Name == known.Name && a.Directory == known.Directory && slices.Equal(a.Args, known.Args) && slices.Equal(a.Env, known.Env)
+}
+
+// noted has what is known of an application agree with what came of its start. Another
+// start of the name, or a delete, may have come between: of several the one whose
+// launcher runs counts, and one that failed takes back only what it wrote itself.
+func (p *program) noted(ctx context.Context, r apps.Registry, a, before apps.App, o outcome) error {
+	failed := o.Outcome == outcomeFailed
+	runs := false
+	if !failed {
+		pid, is, err := answers(ctx, a.Name)
+		runs = is && pid == o.PID || err != nil
+	}
+	return r.Change(a.Name, func(now apps.App) apps.App {
+		mine := now.Name != "" && now.Started.Equal(a.Started)
+		switch {
+		case failed && mine:
+			return before
+		case failed || mine || !runs:
+			return now
+		}
+		written := a
+		if now.Name != "" { // it may have been saved since
+			written.Saved, written.Unit = now.Saved, now.Unit
+		}
+		return written
+	})
 }
 
 // launch starts the launcher and hears from it until it serves or ends.
@@ -228,6 +260,9 @@ func lastLines(path string, from int64) []string {
 	from = max(from, info.Size()-64<<10)
 	text, err := io.ReadAll(io.NewSectionReader(f, from, info.Size()-from))
 	if err != nil {
+		return nil
+	}
+	if len(text) == 0 {
 		return nil
 	}
 	lines := strings.Split(strings.TrimRight(string(text), "\n"), "\n")

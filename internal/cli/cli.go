@@ -16,6 +16,8 @@ import (
 	"strings"
 
 	"baton/internal/config"
+	"baton/internal/launcher"
+	"baton/internal/upgrade"
 
 	"github.com/urfave/cli/v2"
 )
@@ -72,6 +74,7 @@ type program struct {
 // Main runs the command line and returns the exit code. args[0] is the program's
 // name.
 func Main(args []string, stdout, stderr *os.File) int {
+	upgrade.Main(launcher.Prover(thisBuild().Version))
 	p := &program{args: args, stdout: stdout, stderr: stderr}
 	if len(args) > 1 && args[1] == completeWord {
 		p.complete(args[2:])
@@ -97,10 +100,12 @@ func (p *program) commands() []*cli.Command {
 		p.scaleCommand(),
 		p.stopCommand(),
 		p.deleteCommand(),
+		p.upgradeCommand(),
 		p.saveCommand(),
 		p.resurrectCommand(),
 		p.startupCommand(),
 		p.unstartupCommand(),
+		p.cleanupCommand(),
 		p.logsCommand(),
 		p.flushCommand(),
 		p.monitCommand(),

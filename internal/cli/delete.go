@@ -26,7 +26,7 @@ Its configuration stays, and so do its logs, unless told otherwise.
 Without a NAME it is the application of ./baton.toml, or the only one that runs.`,
 		ends: []Code{NotRunning, Invalid, Busy},
 	}, []cli.Flag{
-		&cli.BoolFlag{Name: "now", Usage: "kill instead of draining"},
+		nowFlag(),
 		&cli.BoolFlag{Name: "logs", Usage: "its logs as well"},
 	}, p.delete)
 }

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 	"time"
 
 	"baton/internal/control"
@@ -23,7 +22,8 @@ func (p *program) eventsCommand() *cli.Command {
 		text: `
 A line for each event that a launcher keeps: what it writes to its log, of one
 application, of several, or without a NAME of all that run, in the order of time.
-With --follow it goes on until the last of these launchers has ended.
+With --follow it goes on until the last of these launchers has ended, and of several
+shows an event a tenth of a second late, behind what others tell of before it.
 
   baton events web --follow --json | while read -r event; do ...
 
@@ -79,32 +79,25 @@ func (p *program) events(c *cli.Context) error {
 	return nil
 }
 
-// follow shows the events of several launchers as they come, until the last one has
-// ended. What is kept of them comes first; among several it is not put in order, since
-// that would be to wait for all.
+// holding is how long an event is kept back where there are several launchers, for an
+// earlier one of another's to be shown before it.
+const holding = 100 * time.Millisecond
+
+// follow shows the events of several launchers as they come, those that are kept first,
+// until the last launcher has ended.
 func follow(ctx context.Context, apps []*control.Client, replay int, show func(happened) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	var mu sync.Mutex
-	var failed error
-	var all sync.WaitGroup
+	var streams []stream
 	for _, app := range apps {
-		all.Go(func() { // ends with the stream, which cancel ends
-			for e, err := range app.Events(ctx, replay, true) {
-				mu.Lock()
-				if err == nil {
-					err = show(happened{app.Name, e})
-				}
-				if err != nil && failed == nil && !(len(apps) > 1 && errors.Is(err, control.ErrNotRunning)) {
-					failed = err
-					cancel()
-				}
-				mu.Unlock()
-			}
-		})
+		streams = append(streams, stream{app.Name, app.Events(ctx, replay, true)})
 	}
-	all.Wait()
-	return failed
+	hold := holding
+	if len(apps) == 1 {
+		hold = 0
+	}
+	// Of several, one that has ended is not what was asked about.
+	return merge(streams, hold, show, cancel, func(err error) bool { return len(apps) > 1 && errors.Is(err, control.ErrNotRunning) })
 }
 
 // happened prints one event.

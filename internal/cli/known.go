@@ -66,7 +66,7 @@ func environment() []string {
 
 var ofTheSession = []string{
 	"_", "SHLVL", "PWD", "OLDPWD", "TERM", "COLUMNS", "LINES", "WINDOWID", "DISPLAY", "WAYLAND_DISPLAY", "XAUTHORITY",
-	"DBUS_SESSION_BUS_ADDRESS", "NOTIFY_SOCKET", "INVOCATION_ID", "JOURNAL_STREAM", "MAINPID", "MANAGERPID", "SYSTEMD_EXEC_PID",
+	"DBUS_SESSION_BUS_ADDRESS", "NOTIFY_SOCKET", "FDSTORE", "INVOCATION_ID", "JOURNAL_STREAM", "MAINPID", "MANAGERPID", "SYSTEMD_EXEC_PID",
 	"SUDO_COMMAND", "SUDO_USER", "SUDO_UID", "SUDO_GID", "XDG_VTNR", "XDG_SEAT",
 }
 
@@ -170,11 +170,7 @@ func registered() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	known, err := r.List()
-	var names []string
-	for _, a := range known {
-		names = append(names, a.Name)
-	}
+	names, err := r.Names() // also of those that cannot be read: each says so itself
 	if err == nil && len(names) == 0 {
 		return nil, &exit{code: NotRunning, err: errors.New("no application was started by baton start")}
 	}

@@ -32,6 +32,16 @@ func watchFlag() cli.Flag {
 	return &cli.StringSliceFlag{Name: "watch", Usage: "swap when something changes in `PATH`; repeatable, replaces the file's"}
 }
 
+// nowFlag is of every verb that ends something: stop, restart, delete.
+func nowFlag() cli.Flag {
+	return &cli.BoolFlag{Name: "now", Usage: "kill instead of draining, as SIGQUIT does"}
+}
+
+// outcomesFlag is of every verb that starts something: start, restart.
+func outcomesFlag() cli.Flag {
+	return &cli.BoolFlag{Name: "json", Usage: "print what came of it as JSON: an object, or a list for several names"}
+}
+
 // settingFlags are the flags of run that stand for one key of the file.
 var settingFlags = []struct{ flag, key, usage string }{
 	{"name", "name", "call the application `NAME`"},

@@ -57,7 +57,7 @@ func underway(name string, r *event.Report) string {
 		for _, g := range r.Generations {
 			switch g.Phase {
 			case "preparing", "starting":
-				text += fmt.Sprintf(", generation %d: %d/%d ready", g.Number, ready(g), g.Wanted)
+				text += fmt.Sprintf(", generation %d: %d/%d ready", g.Number, g.Ready(), g.Wanted)
 			case "canary":
 				text += fmt.Sprintf(", generation %d", g.Number)
 				if c := g.Canary; c != nil && c.Weight > 0 {
@@ -88,17 +88,6 @@ func underway(name string, r *event.Report) string {
 		}
 	}
 	return text
-}
-
-// ready is how many workers of a generation are, of those that it is to have.
-func ready(g event.Generation) int {
-	n := 0
-	for _, w := range g.Workers {
-		if w.State == "ready" && w.Role == "member" {
-			n++
-		}
-	}
-	return n
 }
 
 // count is a number and what it is of.

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 
+	"baton/internal/apps"
 	"baton/internal/process"
 
 	"github.com/urfave/cli/v2"
@@ -25,9 +27,9 @@ systemctl restart baton-NAME.
 Without a NAME it is the application of ./baton.toml, or the only one that runs.`,
 		ends: []Code{NotRunning, Invalid, Busy},
 	}, []cli.Flag{
-		&cli.BoolFlag{Name: "now", Usage: "kill instead of draining"},
+		nowFlag(),
 		&cli.BoolFlag{Name: "update-env", Usage: "with the environment from here, and say what is other about it"},
-		&cli.BoolFlag{Name: "json", Usage: "print what came of it as JSON: an object, or a list for several names"},
+		outcomesFlag(),
 	}, p.restart)
 }
 
@@ -45,8 +47,11 @@ func (p *program) restart(c *cli.Context) error {
 		a, err := known(r, name)
 		before := a
 		if err == nil {
+			err = startable(a)
+		}
+		if err == nil {
 			err = p.end(c.Context, name, c.Bool("now"))
-		} else {
+		} else if before.Name == "" {
 			err = unlessElsewhere(c.Context, name, err)
 		}
 		if err != nil && errorsCode(err) != NotRunning || before.Name == "" {
@@ -62,9 +67,26 @@ func (p *program) restart(c *cli.Context) error {
 	return p.told(c, came)
 }
 
+// startable is an error when it is plain that an application could not be started again,
+// in which case it is left running: its directory is gone, or its configuration is wrong.
+func startable(a apps.App) error {
+	here, err := os.Getwd()
+	if err != nil {
+		return err
+	}
+	if _, err = configOf(a); err != nil {
+		_, text, _ := explain(err)
+		err = &exit{code: errorsCode(err), err: errors.New(a.Name + ": not restarted: " + strings.TrimPrefix(text, "baton: "))}
+	}
+	return errors.Join(err, os.Chdir(here)) // to look at it was to go there
+}
+
 // unlessElsewhere says of an application that is not known how it is run instead, if it
 // runs.
 func unlessElsewhere(ctx context.Context, name string, unknown error) error {
+	if errorsCode(unknown) != NotRunning { // it is known, but cannot be read
+		return unknown
+	}
 	pid, runs, err := answers(ctx, name)
 	if err != nil || !runs {
 		return errors.Join(unknown, err)

@@ -9,6 +9,7 @@ import (
 	"baton/internal/config"
 	"baton/internal/control"
 	"baton/internal/launcher"
+	"baton/internal/process"
 
 	"github.com/urfave/cli/v2"
 )
@@ -51,15 +52,19 @@ func runFlags() []cli.Flag {
 }
 
 func (p *program) run(c *cli.Context) error {
-	told := toldOf(c)
-	err := p.foreground(c, told)
+	before, lost := launcher.Inherit()
+	var told *told
+	if !before.Upgraded() { // else what it was told by is closed, and its number another's
+		told = toldOf(c)
+	}
+	err := p.foreground(c, told, before, lost)
 	told.ended(err)
 	return err
 }
 
 // foreground runs the launcher until it ends, and tells whoever started it in the
-// background how that goes.
-func (p *program) foreground(c *cli.Context, told *told) error {
+// background how that goes. lost is what could not be had of what a launcher before it left.
+func (p *program) foreground(c *cli.Context, told *told, before *launcher.Inheritance, lost error) error {
 	src, err := p.source(c)
 	if err != nil {
 		return err
@@ -67,17 +72,26 @@ func (p *program) foreground(c *cli.Context, told *told) error {
 	if c.Bool(background) { // where nobody reads what passes through
 		src.under = []config.Setting{{Key: "logs.output", Value: config.OutputCapture, From: "baton start"}}
 	}
-	var level slog.LevelVar
-	first, err := src.load()
+	first, err := before.First(src.load)
 	if err != nil {
 		return err
 	}
+	var level slog.LevelVar
 	told.begun(first)
+	if c.Bool(background) {
+		process.CalledAs("baton")
+		free := boundLog(p.stderr, first)
+		defer free()
+	}
 	setLevel(&level, first)
 	// The log's format had to be known before the launcher could start; what was
 	// read for it is what the launcher starts with.
 	var once atomic.Pointer[config.Config]
 	once.Store(first)
+	log := logger(p.stderr, first.Log.Format, &level)
+	if lost != nil {
+		log.Error(lost.Error())
+	}
 	err = launcher.Run(c.Context, launcher.Options{
 		Load: func() (*config.Config, error) {
 			if cfg := once.Swap(nil); cfg != nil {
@@ -85,13 +99,16 @@ func (p *program) foreground(c *cli.Context, told *told) error {
 			}
 			return src.load()
 		},
+		Before:  before,
+		Version: thisBuild().Version,
 		Applied: func(cfg *config.Config) { setLevel(&level, cfg) },
 		Observe: told.observe,
 		Home:    control.Home,
 		Logs:    control.Logs,
 		Stdout:  p.stdout,
 		Stderr:  p.stderr,
-		Log:     logger(p.stderr, first.Log.Format, &level),
+		Log:     log,
+		Kept:    c.Bool(background),
 	})
 	var taken *control.TakenError
 	switch {

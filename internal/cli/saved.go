@@ -1,7 +1,9 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 
 	"baton/internal/apps"
@@ -30,15 +32,15 @@ func (p *program) save(c *cli.Context) error {
 		return err
 	}
 	saved, err := p.saveRunning(r)
-	if err != nil {
+	if err != nil && len(saved) == 0 {
 		return err
 	}
 	text := "saved: nothing, since nothing runs that baton start has started"
 	if len(saved) > 0 {
 		text = "saved: " + strings.Join(saved, ", ")
 	}
-	_, err = fmt.Fprintln(p.stdout, text)
-	return err
+	_, failed := fmt.Fprintln(p.stdout, text)
+	return errors.Join(err, failed)
 }
 
 // saveRunning marks what runs, and nothing else, and says what cannot be.
@@ -51,10 +53,7 @@ func (p *program) saveRunning(r apps.Registry) (saved []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	list, err := r.List()
-	if err != nil {
-		return nil, err
-	}
+	list, broken := r.List() // the others are saved all the same
 	runs := map[string]bool{}
 	for _, name := range names {
 		runs[name] = true
@@ -64,16 +63,19 @@ func (p *program) saveRunning(r apps.Registry) (saved []string, err error) {
 			saved = append(saved, a.Name)
 		}
 		if err := mark(r, a, runs[a.Name]); err != nil {
-			return saved, err
+			return saved, errors.Join(broken, err)
+		}
+		if a.Saved && !runs[a.Name] {
+			fmt.Fprintf(p.stderr, "%s does not run, and comes back no more\n", a.Name)
 		}
 		delete(runs, a.Name)
 	}
 	for _, name := range names {
-		if runs[name] {
+		if _, err := r.Get(name); runs[name] && errors.Is(err, fs.ErrNotExist) {
 			fmt.Fprintf(p.stderr, "%s runs, but was not started by baton start: whoever runs it brings it back\n", name)
 		}
 	}
-	return saved, nil
+	return saved, broken
 }
 
 // mark notes whether an application comes back.
@@ -81,8 +83,12 @@ func mark(r apps.Registry, a apps.App, saved bool) error {
 	if a.Saved == saved {
 		return nil
 	}
-	a.Saved = saved
-	return r.Put(a)
+	return r.Change(a.Name, func(now apps.App) apps.App {
+		if now.Name != "" { // else it was deleted meanwhile
+			now.Saved = saved
+		}
+		return now
+	})
 }
 
 func (p *program) resurrectCommand() *cli.Command {

@@ -14,7 +14,8 @@ func (p *program) scaleCommand() *cli.Command {
 		does: "more or fewer workers, losing nothing",
 		text: `
 Sets the number of workers, or changes it. It returns when that is begun. The file
-is not changed.
+is not changed. Workers that were left stopped are started again, also when N is the
+number that there is already.
 
 Without a NAME it is the application of ./baton.toml, or the only one that runs.
 

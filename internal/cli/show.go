@@ -12,6 +12,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"baton/internal/brief"
 	"baton/internal/config"
 	"baton/internal/control"
 	"baton/internal/event"
@@ -190,7 +191,7 @@ func (w *whole) print(out io.Writer, now time.Time) error {
 	fmt.Fprintf(out, "%s: %s\n", printable(w.Name), phase(w.Report))
 	if w.PID != 0 {
 		row("pid", strconv.Itoa(w.PID))
-		row("up", age(now.Sub(w.Started)))
+		row("up", brief.Age(now.Sub(w.Started)))
 		row("restarts", strconv.Itoa(w.Restarts))
 	}
 	for _, pair := range [][2]string{
@@ -222,7 +223,11 @@ func (w *whole) print(out io.Writer, now time.Time) error {
 		head("rollback can go to")
 	}
 	for _, r := range w.Releases {
-		row("generation "+strconv.Itoa(r.Generation), r.Path, "in "+r.Directory)
+		from := []string{"generation " + strconv.Itoa(r.Generation), r.Path}
+		if r.Directory != "" { // else the launcher's own
+			from = append(from, "in "+r.Directory)
+		}
+		row(from...)
 	}
 	if w.Config != nil {
 		if rows := settingsShown(w.Config); len(rows) > 0 {
@@ -298,7 +303,7 @@ func (w *whole) worker(x event.Worker, now time.Time) []string {
 		cells[7] = strconv.Itoa(*x.Connections)
 	}
 	if !x.Started.IsZero() {
-		cells[8] = age(now.Sub(x.Started))
+		cells[8] = brief.Age(now.Sub(x.Started))
 	}
 	if x.Status != "" {
 		cells = append(cells, x.Status)

@@ -1,17 +1,13 @@
 package cli
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"baton/internal/apps"
-	"baton/internal/control"
 
 	"github.com/urfave/cli/v2"
 )
@@ -37,7 +33,7 @@ outlives the terminal. What it says itself is in its log; baton show tells where
 1: it does not serve. 4: no such NAME. 6: it runs already. Of several names the
 greatest code counts. Ending the command does not end the start.`,
 		ends: []Code{NotRunning, Invalid, Busy},
-	}, append(runFlags(), &cli.BoolFlag{Name: "json", Usage: "print what came of it as JSON: an object, or a list for several names"}), p.start)
+	}, append(runFlags(), outcomesFlag()), p.start)
 }
 
 func (p *program) start(c *cli.Context) error {
@@ -249,40 +245,4 @@ func (p *program) printOutcome(o outcome) error {
 		fmt.Fprintln(p.stderr, "  "+o.hint)
 	}
 	return nil
-}
-
-// launcherLog is where the launcher of an application says what it says itself.
-func launcherLog(name string) (string, error) {
-	dir, err := control.Logs()
-	if err != nil {
-		return "", err
-	}
-	return filepath.Join(dir, name, "baton.log"), nil
-}
-
-// keepLog is how much of it stays when it is started again, and as much of the one
-// before.
-const keepLog = 1 << 20
-
-// openLog opens it, for nobody else to read.
-func openLog(name string) (*os.File, error) {
-	path, err := launcherLog(name)
-	if err != nil {
-		return nil, err
-	}
-	if err := control.Private(filepath.Dir(path)); err != nil {
-		return nil, err
-	}
-	if info, err := os.Lstat(path); err == nil && info.Size() > keepLog {
-		if err := os.Rename(path, path+".1"); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
-		}
-	}
-	return os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
-}
-
-// remember writes down how an application is started.
-func remember(r apps.Registry, a apps.App) error {
-	a.Started = time.Now()
-	return r.Put(a)
 }

@@ -137,7 +137,7 @@ func (p *program) writeUnit(t boot, name string) (string, error) {
 		return "", fmt.Errorf("%s was not written by baton startup, and is left as it is", path)
 	}
 	s := systemd.Service{
-		App: name, Exec: append([]string{t.self, "run"}, runArgs(a)...), Reload: []string{t.self, "reload", name},
+		App: name, Exec: append([]string{t.self, "run"}, runArgs(a)...), Reload: []string{t.self, "reload", name}, Cleanup: []string{t.self, "cleanup", name},
 		Directory: a.Directory, Environment: t.environ.Environment(name), User: t.user, UID: t.uid, Own: t.own,
 	}
 	if !t.readOnly { // another user's files are not root's to read
@@ -166,8 +166,12 @@ func (p *program) writeUnit(t boot, name string) (string, error) {
 	if t.readOnly || t.root != "" {
 		return path, nil
 	}
-	a.Saved, a.Unit = true, path
-	return path, t.apps.Put(a)
+	return path, t.apps.Change(name, func(now apps.App) apps.App {
+		if now.Name != "" { // else it was deleted meanwhile
+			now.Saved, now.Unit = true, path
+		}
+		return now
+	})
 }
 
 func unitName(name string) string { return systemd.Name(name) }
@@ -316,8 +320,10 @@ func (t boot) forgetUnits() error {
 			continue
 		}
 		if _, gone := os.Lstat(a.Unit); errors.Is(gone, fs.ErrNotExist) {
-			a.Unit = ""
-			err = errors.Join(err, t.apps.Put(a))
+			err = errors.Join(err, t.apps.Change(a.Name, func(now apps.App) apps.App {
+				now.Unit = ""
+				return now
+			}))
 		}
 	}
 	return err

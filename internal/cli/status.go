@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"baton/internal/brief"
 	"baton/internal/control"
 	"baton/internal/event"
 	"baton/internal/launcher"
@@ -34,10 +35,15 @@ another (RST), and the last verdict. CPU is an average since the workers started
 Without a NAME it is every application of this user that runs, and that baton start
 has started: those are stopped when they don't run, and died when the launcher was
 killed; none is no error. Those of another user, root's for one, are that user's to
-see.`,
+see.
+
+With --ready it is a probe, for a container's health check or a script: it shows
+nothing, and fails (1) unless every NAME serves: a worker that is ready receives
+new connections.`,
 		ends: []Code{NotRunning},
 		also: []string{"ls"},
 	}, []cli.Flag{
+		&cli.BoolFlag{Name: "ready", Usage: "show nothing; exit with 0 when each NAME serves"},
 		&cli.BoolFlag{Name: "json", Usage: "print everything as JSON: an object with a NAME, else a list"},
 	}, p.status)
 }
@@ -55,6 +61,14 @@ func (p *program) status(c *cli.Context) error {
 			return usage("", "%q is no name of an application", name)
 		}
 	}
+	if c.Bool("ready") {
+		if len(names) == 0 || c.Bool("json") {
+			return usage("", "--ready goes with names, and without --json")
+		}
+		return p.ready(c, names)
+	}
+	slices.Sort(names)
+	names = slices.Compact(names)
 	ctx, cancel := quickly(c)
 	defer cancel()
 	dir, err := control.Home()
@@ -91,6 +105,27 @@ func (p *program) status(c *cli.Context) error {
 	return shown(worst)
 }
 
+// ready fails unless all of these serve, and says which does not. It asks for nothing
+// that a table would have besides: it may be run every second.
+func (p *program) ready(c *cli.Context, names []string) error {
+	return p.each(names, func(name string) error {
+		app, err := client(name)
+		if err != nil {
+			return err
+		}
+		ctx, cancel := quickly(c)
+		defer cancel()
+		r, err := app.Glance(ctx)
+		if err != nil {
+			return refused(err)
+		}
+		if r.State != event.StateServing {
+			return fmt.Errorf("%s does not serve: %s", name, r.State)
+		}
+		return nil
+	})
+}
+
 func (p *program) statusJSON(all []state, alone bool) error {
 	reports, problem := []*event.Report{}, error(nil)
 	for _, s := range all {
@@ -121,27 +156,13 @@ func (s state) runs() bool { return s.err != nil || s.report != nil && s.report.
 // states asks all launchers at once: one that hangs holds up none of the others. Of
 // those that don't run it is told what is known; with names, of those alone.
 func states(ctx context.Context, dir string, names []string) ([]state, error) {
-	scanned, err := control.Scan(dir)
-	if err != nil {
-		return nil, err
-	}
-	found := make(map[string]control.Found, len(scanned))
-	for _, f := range scanned {
-		found[f.Name] = f
-	}
-	r, err := registry()
-	if err != nil {
-		return nil, err
-	}
-	known, err := r.Names()
+	found, known, err := atHand(dir)
 	if err != nil {
 		return nil, err
 	}
 	asked := len(names) > 0
 	if !asked {
-		names = slices.Concat(slices.Collect(maps.Keys(found)), known)
-		slices.Sort(names)
-		names = slices.Compact(names)
+		names = either(found, known)
 	}
 	all := make([]state, len(names))
 	var wg sync.WaitGroup
@@ -171,6 +192,32 @@ func states(ctx context.Context, dir string, names []string) ([]state, error) {
 		all = slices.DeleteFunc(all, func(s state) bool { return s.report == nil && s.err == nil })
 	}
 	return all, nil
+}
+
+// atHand is what there is to know of applications without asking their launchers: what
+// lies in the run directory, and the names that baton start remembers.
+func atHand(dir string) (found map[string]control.Found, known []string, err error) {
+	scanned, err := control.Scan(dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	found = make(map[string]control.Found, len(scanned))
+	for _, f := range scanned {
+		found[f.Name] = f
+	}
+	r, err := registry()
+	if err != nil {
+		return nil, nil, err
+	}
+	known, err = r.Names()
+	return found, known, err
+}
+
+// either are the names of both, in order.
+func either(found map[string]control.Found, known []string) []string {
+	names := slices.Concat(slices.Collect(maps.Keys(found)), known)
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 // measure looks at what workers use, once for all, where each launcher would look at
@@ -280,7 +327,7 @@ func (s state) row(now time.Time) []string {
 		return row
 	}
 	row[4] = strconv.Itoa(r.PID)
-	if g := shownGeneration(r); g != nil {
+	if g := r.Shown(); g != nil {
 		since := time.Time{}
 		for _, w := range g.Workers {
 			if !w.Started.IsZero() && (since.IsZero() || w.Started.Before(since)) {
@@ -288,9 +335,9 @@ func (s state) row(now time.Time) []string {
 			}
 		}
 		row[2] = strconv.Itoa(g.Number)
-		row[3] = fmt.Sprintf("%d/%d", ready(*g), g.Wanted)
+		row[3] = fmt.Sprintf("%d/%d", g.Ready(), g.Wanted)
 		if !since.IsZero() {
-			row[7] = age(now.Sub(since))
+			row[7] = brief.Age(now.Sub(since))
 		}
 	}
 	if share, memory, some := used(r, now); some {
@@ -341,19 +388,6 @@ func size(bytes uint64) string {
 	return strconv.FormatFloat(f, 'f', 0, 64) + unit
 }
 
-// shownGeneration is the one that serves, else the newest; nil when there is none.
-func shownGeneration(r *event.Report) *event.Generation {
-	for i := range r.Generations {
-		if r.Generations[i].Phase == "serving" {
-			return &r.Generations[i]
-		}
-	}
-	if len(r.Generations) > 0 {
-		return &r.Generations[0]
-	}
-	return nil
-}
-
 // phase is the state of an application in one word, and when it serves what is under
 // way besides.
 func phase(r *event.Report) string {
@@ -373,18 +407,4 @@ func phase(r *event.Report) string {
 		return "baking"
 	}
 	return r.State
-}
-
-// age is a duration in its two greatest units.
-func age(d time.Duration) string {
-	s := int(max(0, d).Seconds())
-	switch {
-	case s < 60:
-		return fmt.Sprintf("%ds", s)
-	case s < 60*60:
-		return fmt.Sprintf("%dm%02ds", s/60, s%60)
-	case s < 24*60*60:
-		return fmt.Sprintf("%dh%02dm", s/3600, s/60%60)
-	}
-	return fmt.Sprintf("%dd%02dh", s/86400, s/3600%24)
 }

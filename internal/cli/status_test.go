@@ -89,7 +89,7 @@ func TestTheStateInOneWord(t *testing.T) {
 		if got := phase(r); got != want {
 			t.Errorf("%s, want %s: %+v", got, want, r)
 		}
-		if g := shownGeneration(r); g != nil && g.Number != 12 {
+		if g := r.Shown(); g != nil && g.Number != 12 {
 			t.Errorf("%s: generation %d is shown", want, g.Number)
 		}
 	}
@@ -104,17 +104,6 @@ func TestFiguresStayShort(t *testing.T) {
 	for share, want := range map[float64]string{0: "0.0%", 0.123: "12.3%", 0.9994: "99.9%", 0.9996: "100%", 12.5: "1250%"} {
 		if got := percent(share); got != want {
 			t.Errorf("%v: %s, want %s", share, got, want)
-		}
-	}
-}
-
-func TestAgeInTwoUnits(t *testing.T) {
-	for d, want := range map[time.Duration]string{
-		-time.Second: "0s", 59900 * time.Millisecond: "59s", time.Minute: "1m00s", time.Hour - 1: "59m59s",
-		time.Hour: "1h00m", 24*time.Hour - 1: "23h59m", 24 * time.Hour: "1d00h", 1000 * time.Hour: "41d16h",
-	} {
-		if got := age(d); got != want {
-			t.Errorf("%v: %s, want %s", d, got, want)
 		}
 	}
 }

@@ -29,7 +29,7 @@ What a launcher has left that was killed is ended as well.
 Without a NAME it is the application of ./baton.toml, or the only one that runs.`,
 		ends: []Code{NotRunning, Invalid, Busy},
 	}, []cli.Flag{
-		&cli.BoolFlag{Name: "now", Usage: "kill instead of draining, as SIGQUIT does"},
+		nowFlag(),
 	}, p.stop)
 }
 
@@ -87,8 +87,7 @@ func (p *program) stopOne(ctx context.Context, name string, now bool) error {
 	return err
 }
 
-// endKilled ends what a killed launcher left; without that, it is not running. The name
-// is claimed meanwhile, so that nobody begins whose workers would be taken for these.
+// endKilled ends what a killed launcher left; without that, it is not running.
 func (p *program) endKilled(name string, now bool, notRunning error) error {
 	dir, err := control.Home()
 	if err != nil {
@@ -98,13 +97,19 @@ func (p *program) endKilled(name string, now bool, notRunning error) error {
 	if err != nil || !found[name].killed {
 		return errors.Join(notRunning, err)
 	}
-	claim, err := control.Take(dir, name)
-	if err != nil {
-		return err // somebody begins just now
-	}
 	by := launcher.Ending{Signal: syscall.SIGTERM, Grace: endTime}
 	if now {
 		by.Signal = syscall.SIGKILL
+	}
+	return endLeft(dir, name, by)
+}
+
+// endLeft ends what a killed launcher left. The name is claimed meanwhile, so that nobody
+// begins whose workers would be taken for these.
+func endLeft(dir, name string, by launcher.Ending) error {
+	claim, err := control.Take(dir, name)
+	if err != nil {
+		return err // somebody begins just now
 	}
 	err = launcher.EndLeft(dir, name, by)
 	if err == nil {

@@ -65,6 +65,11 @@ type Command struct {
 	// Stdin is the name of the listener that is the program's standard input, as
 	// inetd's "wait" has it; "": /dev/null.
 	Stdin string `toml:"stdin"`
+	// NewPrivileges says whether the program can gain rights, as by sudo.
+	NewPrivileges NewPrivileges `toml:"new_privileges"`
+	// Ambient are capabilities that the program has though it is not root: their names in
+	// capitals with CAP_.
+	Ambient []string `toml:"ambient"`
 	// ConfineSignals keeps the program's processes from signalling any other.
 	ConfineSignals bool `toml:"confine_signals"`
 }
@@ -272,6 +277,16 @@ const (
 	SlotsGeneration Slots = "generation" // for servers that serve one request at a time
 )
 
+// NewPrivileges says whether a program can gain rights.
+type NewPrivileges string
+
+// The ways with set-user-ID programs and file capabilities.
+const (
+	NewPrivilegesAuto   NewPrivileges = "auto" // refused where Command.User is set and not root
+	NewPrivilegesAllow  NewPrivileges = "allow"
+	NewPrivilegesRefuse NewPrivileges = "refuse"
+)
+
 // Swap says how many workers of a generation take over at once.
 type Swap string
 
@@ -306,6 +321,7 @@ const (
 // name, no command, no listener. It is not valid by itself.
 func Default() *Config {
 	return &Config{
+		Command: Command{NewPrivileges: NewPrivilegesAuto},
 		Handoff: Handoff{
 			Workers:       1,
 			Slots:         SlotsWorker,

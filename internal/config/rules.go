@@ -126,6 +126,7 @@ func (r *rules) checkCommand() {
 	}
 	r.account(n.find("user"), c.User)
 	r.account(n.find("group"), c.Group)
+	r.checkRights(n)
 	for _, key := range slices.Sorted(maps.Keys(c.Env)) {
 		r.checkEnv(n.find("env", key), key)
 	}

@@ -22,6 +22,7 @@ type Claim struct {
 	dir, name string
 	lock      *os.File
 	socket    fs.FileInfo // nil: none was made
+	listener  *net.UnixListener
 }
 
 // TakenError is returned by Take when the name has a launcher.
@@ -166,6 +167,9 @@ func lock(f *os.File) (mine bool, err error) {
 		return false, err
 	}
 	_, err = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		err = nil // the lock is held, which is what counts: that nobody learns the pid is less than no control socket
+	}
 	return err == nil, err
 }
 
@@ -195,8 +199,12 @@ func (c *Claim) Dir() string { return c.dir }
 // Beside is that path for any application.
 func Beside(dir, name, suffix string) string { return filepath.Join(dir, name+suffix) }
 
-// Listen makes the socket. One that a launcher left that was killed gives way.
+// Listen makes the socket, or gives the one that was kept. One that a launcher left that
+// was killed gives way.
 func (c *Claim) Listen() (net.Listener, error) {
+	if c.listener != nil {
+		return c.listener, nil
+	}
 	path := filepath.Join(c.dir, c.name+socketSuffix)
 	switch info, err := os.Lstat(path); {
 	case errors.Is(err, fs.ErrNotExist):
@@ -220,6 +228,7 @@ func (c *Claim) Listen() (net.Listener, error) {
 	if c.socket, err = os.Lstat(path); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
+	c.listener = l
 	return l, nil
 }
 

@@ -35,6 +35,10 @@ func In(dir, name string) *Client { return &Client{Name: name, dir: dir} }
 // or ended before it had answered.
 var ErrNotRunning = errors.New("not running")
 
+// ErrReplaced is wrapped by the error of a call that was under way when the launcher was
+// upgraded: what was asked for goes on, and nobody tells what came of it.
+var ErrReplaced = errors.New("the launcher was upgraded before it had answered")
+
 // Error is what a launcher answered that could not do what was asked for.
 type Error struct {
 	Status  int // of HTTP
@@ -140,6 +144,37 @@ func (c *Client) Stop(ctx context.Context, now bool) error {
 	})
 }
 
+// Upgrade has the launcher replaced by the program that lies where it came from, and
+// returns the state that the new one tells of. An *Error says why the old one goes on.
+func (c *Client) Upgrade(ctx context.Context) (*event.Report, error) {
+	before, err := c.Glance(ctx)
+	if err != nil {
+		return nil, err
+	}
+	err = c.call(ctx, http.MethodPost, "upgrade", nil, nil)
+	if !errors.Is(err, ErrNotRunning) && !errors.Is(err, ErrReplaced) {
+		return nil, err
+	}
+	for { // it went away, as it does when it is replaced
+		after, err := c.Glance(ctx)
+		switch {
+		case err == nil && after.PID == before.PID && after.Resumed > before.Resumed:
+			return after, nil
+		case err == nil && after.PID != before.PID:
+			return nil, fmt.Errorf("%s: the launcher was pid %d, and is pid %d now", c.Name, before.PID, after.PID)
+		case errors.Is(err, ErrNotRunning):
+			return nil, err // its socket stays open over an upgrade
+		case err != nil && ctx.Err() != nil:
+			return nil, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%s: no answer: %w", c.Name, context.Cause(ctx))
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
 // Reopen has the launcher open the files again to which it writes its workers' output.
 func (c *Client) Reopen(ctx context.Context) error {
 	return c.call(ctx, http.MethodPost, "reopen", nil, nil)
@@ -230,8 +265,24 @@ func problemIn(status int, body []byte) error {
 	return &Error{Status: status, Message: p.Error}
 }
 
-// exchange sends one request and hands the response to read.
+// exchange sends one request and hands the response to read. A question that was under
+// way when the launcher was upgraded is asked again.
 func (c *Client) exchange(ctx context.Context, method, name string, q url.Values, read func(*http.Response) error) error {
+	err := c.once(ctx, method, name, q, read)
+	if !errors.Is(err, ErrNotRunning) || !broken(err) {
+		return err
+	}
+	// One that was killed answers nobody; one that was upgraded does.
+	if c.once(ctx, http.MethodGet, "status", url.Values{"usage": {"0"}}, func(*http.Response) error { return nil }) != nil {
+		return err
+	}
+	if method == http.MethodGet {
+		return c.once(ctx, method, name, q, read)
+	}
+	return fmt.Errorf("%s: %w", c.Name, ErrReplaced)
+}
+
+func (c *Client) once(ctx context.Context, method, name string, q url.Values, read func(*http.Response) error) error {
 	conn, err := c.dial(ctx)
 	if err != nil {
 		return err
@@ -261,10 +312,16 @@ func (c *Client) exchange(ctx context.Context, method, name string, q url.Values
 	case ctx.Err() != nil:
 		return fmt.Errorf("%s: no answer: %w", c.Name, context.Cause(ctx))
 	case broken(err):
-		return fmt.Errorf("%s: %w: the launcher ended before it had answered", c.Name, ErrNotRunning)
+		return &brokenError{fmt.Errorf("%s: %w: the launcher ended before it had answered", c.Name, ErrNotRunning), err}
 	}
 	return err
 }
+
+// brokenError is the error of a connection that was ended from the other side.
+type brokenError struct{ words, cause error }
+
+func (e *brokenError) Error() string   { return e.words.Error() }
+func (e *brokenError) Unwrap() []error { return []error{e.words, e.cause} }
 
 // dial connects, and waits where too many do.
 func (c *Client) dial(ctx context.Context) (*net.UnixConn, error) {

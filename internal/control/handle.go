@@ -35,6 +35,7 @@ var endpoints = map[string]endpoint{
 	"/v1/events":   {http.MethodGet, []string{"replay", "follow"}, (*Server).events},
 	"/v1/reopen":   {http.MethodPost, nil, (*Server).reopenLogs},
 	"/v1/flush":    {http.MethodPost, nil, (*Server).flushLogs},
+	"/v1/upgrade":  {http.MethodPost, nil, (*Server).upgrade},
 }
 
 // problem is the JSON of every error.
@@ -283,6 +284,30 @@ func (s *Server) verdict(w http.ResponseWriter, r *http.Request, q url.Values, r
 		default:
 			judged(w, event.Verdict{Outcome: Stopped, Reason: errEnded.Error()})
 		}
+	}
+}
+
+// upgrade answers only when the launcher is not replaced: else the connection ends with
+// it, and who connects next reaches the one that took its place.
+func (s *Server) upgrade(w http.ResponseWriter, r *http.Request, _ url.Values) {
+	if s.o.Upgrade == nil {
+		fail(w, http.StatusConflict, "this launcher cannot be replaced while it runs: restart it")
+		return
+	}
+	leave, ok := s.wait(w)
+	if !ok {
+		return
+	}
+	defer leave()
+	got := make(chan error, 1)
+	s.o.Upgrade(func(err error) { got <- err })
+	select {
+	case err := <-got:
+		fail(w, http.StatusUnprocessableEntity, "%v", err)
+	case <-r.Context().Done():
+		failed(w, context.Canceled)
+	case <-s.engine.Ended():
+		failed(w, errEnded)
 	}
 }
 

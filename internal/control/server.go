@@ -56,6 +56,10 @@ type Options struct {
 	// Reopen opens the files of the workers' output again, after somebody moved them;
 	// Flush empties them. Either is nil where no output is kept.
 	Reopen, Flush func() error
+	// Upgrade begins to replace the launcher by the program that lies where this one did,
+	// and returns; failed, which it may call from any goroutine, is told why that was
+	// not done. nil: it cannot be done.
+	Upgrade func(failed func(error))
 }
 
 // New returns a Server of an engine. It lets in root and the user of this process,

@@ -131,21 +131,25 @@ func TestAWorkerThatWantsToStayStoppedIsLeftStopped(t *testing.T) {
 	}
 	shut(t, to)
 	waits := users(t, a, 1) // its first request is answered when somebody is there again
-	if code, _, errs := a.baton("scale", "test", "3"); code != 0 {
+	from := a.Next()
+	if code, _, errs := a.baton("scale", "test", "2"); code != 0 { // as many as there are to be already
 		t.Errorf("scale: exit code %d, %s", code, errs)
 	}
-	a.crew(3)
+	if line := a.WaitEvent(from, "scaled"); !strings.Contains(line.Text, "left stopped start again") {
+		t.Errorf("told: %s", line.Text)
+	}
+	a.crew(2)
 	none(t, "after scale", some(t, a), 100)
 	none(t, "who came before", waits.Stop(), 1)
 
-	for n := range 3 {
+	for n := range 2 {
 		stop(n + 1)
 	}
 	shut(t, to)
 	if code, _, errs := a.baton("reload", "test"); code != 0 {
 		t.Errorf("reload: exit code %d, %s", code, errs)
 	}
-	a.crew(3)
+	a.crew(2)
 	if s := a.report().State; s != event.StateServing {
 		t.Errorf("state %q after a reload", s)
 	}

@@ -239,3 +239,24 @@ func TestMonitRestartsWhatWasStarted(t *testing.T) {
 		t.Errorf("pid %d before, then %d, %s", before, now.PID, now.State)
 	}
 }
+
+// What was started and does not run is on the screen as status has it, and R starts it.
+func TestMonitShowsWhatDoesNotRunAndStartsIt(t *testing.T) {
+	h := newHouse(t)
+	h.must(words("api", testkit.Target("ready")...)...)
+	h.must(words("web", testkit.Target("ready")...)...)
+	h.must("stop", "api")
+	s := monit(t, h.home, 80, 24)
+	s.shows("  api  stopped", "▸ web  serving")
+	s.press("k", "r")
+	s.shows("▸ api  stopped", "api is not running; R starts it")
+	s.press("R")
+	s.shows("start api as it was started before?")
+	s.press("y")
+	s.shows("api: started", "▸ api  serving")
+	s.press("q")
+	s.shows("left with 0.")
+	if now := h.report("api"); now.State != event.StateServing {
+		t.Errorf("api is %s", now.State)
+	}
+}

@@ -43,6 +43,7 @@ const (
 	CrashLoop      Kind = "crash-loop"   // a worker is lost again and again before it has run for a while
 	Reverting      Kind = "reverting"    // a release that served before is started again: Reason
 	LeftStopped    Kind = "left-stopped" // a worker ended in a way after which it is not to be restarted: Reason
+	Resumed        Kind = "resumed"      // the launcher took the place of one that was upgraded or killed, with its workers
 	Stopping       Kind = "stopping"     // the launcher ends
 	Stopped        Kind = "stopped"      // the launcher has ended
 	Missed         Kind = "missed"       // in a stream: its reader was slow, and Count events are not in it
@@ -76,7 +77,9 @@ type Report struct {
 	Started     time.Time    `json:"started"`
 	State       string       `json:"state"` // one of the States
 	Stopping    bool         `json:"stopping,omitempty"`
-	Restarts    int          `json:"restarts"` // workers started in the place of others, since the launcher started
+	Restarts    int          `json:"restarts"`          // workers started in the place of others, since the launcher started
+	Version     string       `json:"version,omitempty"` // the launcher's
+	Resumed     int          `json:"resumed,omitempty"` // how often it took the place of one that was upgraded or killed, workers and all
 	Listeners   []Listener   `json:"listeners"`
 	Generations []Generation `json:"generations"`         // the newest first
 	Releases    []Release    `json:"releases,omitempty"`  // that a rollback can go back to, in the order in which it would

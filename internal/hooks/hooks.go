@@ -14,6 +14,7 @@ package hooks
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -90,6 +91,9 @@ type Hooks struct {
 	cancel context.CancelCauseFunc
 	crew   sync.WaitGroup // the goroutines that run commands
 
+	hurry   func()          // once
+	hurried <-chan struct{} // closed by it
+
 	mu      sync.Mutex // never held while anything is waited for
 	config  Config
 	queue   []call
@@ -108,7 +112,8 @@ type call struct {
 
 // New has nothing running: the first event begins.
 func New(o Options) *Hooks {
-	h := &Hooks{o: o, config: o.Config, dropped: map[string]int{}}
+	hurried := make(chan struct{})
+	h := &Hooks{o: o, config: o.Config, dropped: map[string]int{}, hurried: hurried, hurry: sync.OnceFunc(func() { close(hurried) })}
 	h.o.Env = append([]string{}, o.Env...) // never nil, which would be everything
 	h.ctx, h.cancel = context.WithCancelCause(context.Background())
 	return h
@@ -141,7 +146,7 @@ func (h *Hooks) Observe(e event.Event) {
 }
 
 // Close ends it. Events that come later are not heard. Commands that run, and those
-// that wait, have one more timeout in all; what still runs then is killed.
+// that wait, have one more timeout in all; what still runs then, or at Hurry, is killed.
 func (h *Hooks) Close() {
 	h.mu.Lock()
 	h.closed = true
@@ -153,14 +158,23 @@ func (h *Hooks) Close() {
 		close(done)
 	}()
 	defer h.cancel(nil)
-	if within(done, timeout) {
+	limit := time.NewTimer(timeout)
+	defer limit.Stop()
+	select {
+	case <-done:
 		return
+	case <-h.hurried:
+		h.cancel(errors.New("baton ends now"))
+	case <-limit.C:
+		h.cancel(fmt.Errorf("baton ends, and waited %v for it", timeout))
 	}
-	h.cancel(fmt.Errorf("baton ends, and waited %v for it", timeout))
 	if !within(done, grace) {
 		h.o.Log.Warn("a hook's command was killed and is not gone", "waited", grace)
 	}
 }
+
+// Hurry ends the waiting of Close, now or later.
+func (h *Hooks) Hurry() { h.hurry() }
 
 func within(done <-chan struct{}, limit time.Duration) bool {
 	t := time.NewTimer(limit)

@@ -396,3 +396,26 @@ func TestSetIsForTheEventsFromThenOn(t *testing.T) {
 		t.Errorf("the new command ran %d times, the old one %d times; want 1 and %d", failed, n, atOnce+waiting)
 	}
 }
+
+func TestHurryEndsTheWaitOfClose(t *testing.T) {
+	began := filepath.Join(t.TempDir(), "began")
+	h, b := open(t, Config{Crash: sh(`echo $$ >"$1.new"; mv "$1.new" "$1"; exec sleep 600`, began), Timeout: time.Hour})
+	h.Observe(event.Event{Kind: event.Crashed})
+	testkit.Wait(t, func() bool { return read(t, began) != "" }, "the command")
+	closed := make(chan struct{})
+	go func() { // ends with the hooks
+		h.Close()
+		close(closed)
+	}()
+	h.Hurry()
+	h.Hurry()
+	select {
+	case <-closed:
+	case <-time.After(30 * time.Second):
+		t.Fatal("it still waits")
+	}
+	gone(t, began)
+	if l := b.lines(t); len(l) != 1 || l[0].Msg != "hook crash failed: baton ends now" {
+		t.Errorf("the log says %+v", l)
+	}
+}

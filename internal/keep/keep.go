@@ -66,6 +66,21 @@ func (f *Files) Each(do func(name string, fd int)) {
 	}
 }
 
+// Dup returns the same names with descriptors of their own (dup(2)), which are
+// close-on-exec. After an error there is none.
+func (f *Files) Dup() (*Files, error) {
+	dups := &Files{}
+	for name, fd := range f.fds {
+		own, _, errno := syscall.Syscall(syscall.SYS_FCNTL, uintptr(fd), syscall.F_DUPFD_CLOEXEC, 0)
+		if errno != 0 {
+			dups.Close()
+			return nil, fmt.Errorf("descriptor %q: %w", name, errno)
+		}
+		dups.Put(name, int(own))
+	}
+	return dups, nil
+}
+
 // Close closes those that nobody took.
 func (f *Files) Close() {
 	for _, fd := range f.fds {

@@ -52,6 +52,29 @@ func TestWhatIsTakenIsGoneAndTheRestIsClosed(t *testing.T) {
 	}
 }
 
+func TestCopiesAreDescriptorsOfTheirOwn(t *testing.T) {
+	var f keep.Files
+	own := descriptor(t)
+	f.Put("one", own)
+	dups, err := f.Dup()
+	if err != nil {
+		t.Fatal(err)
+	}
+	copied, err := dups.Take("one")
+	if err != nil || copied == own {
+		t.Fatalf("%d, %v", copied, err)
+	}
+	if err := syscall.Close(own); err != nil || closed(copied) {
+		t.Errorf("%v; the copy is closed: %v", err, closed(copied))
+	}
+	if dups, err := f.Dup(); err == nil || dups != nil {
+		t.Errorf("of one that is closed: %v, %v", dups, err)
+	}
+	if err := syscall.Close(copied); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestNamesThatSystemdKeeps(t *testing.T) {
 	for name, valid := range map[string]bool{
 		"l1.s2": true, "w17.pid_x-y": true, strings.Repeat("a", keep.MaxName): true,

@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"time"
 
 	"baton/handoff"
 	"baton/internal/config"
@@ -54,23 +55,36 @@ func (b *beside) apply(c *config.Config) {
 	case b.watcher != nil:
 		b.watcher.Set(b.paths)
 	case len(b.paths) > 0 && b.engine != nil:
-		go b.begin() // ends when the files were looked at
+		go b.begin(time.Time{}) // ends when the files were looked at
 	}
 }
+
+// watchTime is how long a start waits for its files to be looked at. A tree that takes
+// longer is watched once the application runs.
+const watchTime = 200 * time.Millisecond
 
 // watch has changes of files reload the engine from now on.
 func (b *beside) watch(first *config.Config, engine reloader) {
 	b.mu.Lock()
 	b.engine, b.paths = engine, first.Watch
 	b.mu.Unlock()
-	if len(first.Watch) > 0 {
-		b.begin()
+	if len(first.Watch) == 0 {
+		return
+	}
+	since, made := time.Now(), make(chan struct{})
+	go func() { // ends when the files were looked at
+		defer close(made)
+		b.begin(since)
+	}()
+	select {
+	case <-made:
+	case <-time.After(watchTime):
 	}
 }
 
 // begin makes the watcher, which takes as long as there are files; what was asked for
-// meanwhile is told to it then.
-func (b *beside) begin() {
+// meanwhile is told to it then. What has changed since, when nobody watched yet, counts.
+func (b *beside) begin(since time.Time) {
 	b.making.Lock()
 	defer b.making.Unlock()
 	b.mu.Lock()
@@ -99,9 +113,13 @@ func (b *beside) begin() {
 	}
 	b.watcher = w
 	w.Set(b.paths)
+	if !since.IsZero() && time.Since(since) >= watchTime { // else nothing was started yet
+		w.Since(since)
+	}
 }
 
-// close ends both, when the engine has ended: commands that run get their time.
+// close ends both, when the engine has ended: commands that run get their time, unless
+// they are told to hurry.
 func (b *beside) close() {
 	b.mu.Lock()
 	b.closed = true
@@ -111,4 +129,16 @@ func (b *beside) close() {
 		w.Close()
 	}
 	b.hooks.Close()
+}
+
+// hurried is the engine for those who may ask for its end now: the hooks hear of that
+// too, also when the engine has ended already.
+type hurried struct {
+	*handoff.Supervisor
+	hooks *hooks.Hooks
+}
+
+func (h hurried) End() {
+	h.hooks.Hurry()
+	h.Supervisor.End()
 }

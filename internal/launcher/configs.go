@@ -1,6 +1,8 @@
 package launcher
 
 import (
+	"encoding/json"
+	"fmt"
 	"log/slog"
 
 	"baton/handoff"
@@ -15,8 +17,9 @@ type configs struct {
 	begun bool // belongs to load, which is never called twice at once
 }
 
-func newConfigs(first *config.Config, read func() (*config.Config, error)) *configs {
-	return &configs{first: first, read: read}
+// newConfigs: begun says that there is a generation already.
+func newConfigs(first *config.Config, read func() (*config.Config, error), begun bool) *configs {
+	return &configs{first: first, read: read, begun: begun}
 }
 
 // load is handoff.Options.Load. A plan's Origin is the configuration it was made from,
@@ -34,8 +37,21 @@ func (c *configs) load() (*handoff.Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.Origin = next
+	p.Origin = (*kept)(next)
 	return p, nil
+}
+
+// kept is a configuration as a State holds it: field by field, where the JSON of a
+// config.Config is for people, and leads to no configuration.
+type kept config.Config
+
+// originOf is handoff.Options.Origin.
+func originOf(text json.RawMessage) (any, error) {
+	k := &kept{}
+	if err := json.Unmarshal(text, k); err != nil {
+		return nil, fmt.Errorf("configuration: %w", err)
+	}
+	return k, nil
 }
 
 // warn says what of a configuration is taken at the start alone.

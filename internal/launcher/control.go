@@ -11,6 +11,7 @@ import (
 	"baton/internal/config"
 	"baton/internal/control"
 	"baton/internal/event"
+	"baton/internal/keep"
 )
 
 // operated is what the control socket needs of the engine. Each but Report and Glance posts to
@@ -40,7 +41,7 @@ type controlled struct {
 	failed event.Event // the last newcomer that was rolled back
 }
 
-func newControlled(s *handoff.Supervisor) *controlled {
+func newControlled(s operated) *controlled {
 	t := time.AfterFunc(afterwards, tidy) // ends by itself, or with end
 	return &controlled{engine: s, ended: make(chan struct{}), tidy: t}
 }
@@ -165,7 +166,12 @@ func take(o Options, name string, log *slog.Logger) (*claim, error) {
 		return none, nil
 	}
 	dir, err := o.Home()
-	if err == nil {
+	if before := o.Before; err == nil && before != nil && before.upgraded {
+		// Without a claim all the same when the one before had none.
+		if none.Claim, err = control.Resume(dir, name, before.files); errors.Is(err, keep.ErrMissing) {
+			none.Claim, err = control.Take(dir, name)
+		}
+	} else if err == nil {
 		none.Claim, err = control.Take(dir, name)
 	}
 	var taken *control.TakenError
@@ -176,6 +182,22 @@ func take(o Options, name string, log *slog.Logger) (*claim, error) {
 		log.Warn("no control socket: "+err.Error(), "directory", dir)
 	}
 	return none, nil
+}
+
+// keep names the claim's descriptors for the program that this process becomes.
+func (c *claim) keep(f *keep.Files) error {
+	if c.Claim == nil {
+		return nil
+	}
+	return c.Claim.Keep(f)
+}
+
+// state is where the State lies; "": nowhere.
+func (c *claim) state() string {
+	if c.Claim == nil {
+		return ""
+	}
+	return c.Beside(stateSuffix)
 }
 
 // serve answers on the control socket until leave.

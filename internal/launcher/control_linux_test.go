@@ -72,7 +72,10 @@ func supervise(t *testing.T) *running {
 	r := &running{done: make(chan error, 1), exec: testkit.Target()}
 	s := handoff.New(handoff.Options{
 		Name: "test", Load: r.load,
-		Output:  func(int, int) (handoff.Output, error) { return out.Open() },
+		Output: func(int, int) (handoff.Output, error) {
+			o, err := out.Open()
+			return piped{o}, err
+		},
 		Observe: func(e event.Event) { r.observe(e) },
 	})
 	r.controlled = newControlled(s)

@@ -7,18 +7,16 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
 
-	"baton/internal/config"
 	"baton/internal/control"
 	"baton/internal/event"
 	"baton/internal/process"
-
-	"github.com/google/renameio/v2"
 )
 
 // A launcher that is killed leaves its workers: they serve what they have, and who
@@ -48,9 +46,10 @@ type crew struct {
 	closed bool
 }
 
-// newCrew begins to keep the file. Without a path there is none.
-func newCrew(path string, log *slog.Logger) *crew {
-	c := &crew{path: path, log: log, kick: make(chan struct{}, 1), done: make(chan struct{})}
+// newCrew begins to keep the file, with those that were taken over from another launcher.
+// Without a path there is none.
+func newCrew(path string, over []process.Mark, log *slog.Logger) *crew {
+	c := &crew{path: path, log: log, kick: make(chan struct{}, 1), done: make(chan struct{}), marks: over}
 	go c.keep() // ends with close
 	return c
 }
@@ -84,59 +83,93 @@ func (c *crew) close() {
 	}
 }
 
+// keep lists at once who is new: of who is not listed yet nobody would know if the launcher
+// were killed now. Who has ended is left out when nobody has been started for a while,
+// since to find that takes a look at every process of the machine.
 func (c *crew) keep() {
 	defer close(c.done)
+	quiet := time.NewTimer(0)
+	defer quiet.Stop()
 	said := false
-	for range c.kick {
-		if err := c.write(); err != nil && !said {
+	write := func() {
+		if err := c.save(); err != nil && !said {
 			said = true
 			c.log.Warn("the list of workers is not kept; a killed launcher's would not be found: " + err.Error())
 		}
 	}
+	for {
+		select {
+		case _, open := <-c.kick:
+			if !open {
+				return
+			}
+			c.add()
+			write()
+			quiet.Reset(pruneAfter)
+		case <-quiet.C:
+			if c.prune() {
+				write()
+			}
+		}
+	}
 }
 
-// write adds who is new and leaves out who has ended. Only a child of this process that
-// leads its group is a worker: a number that is another's by now never is.
-func (c *crew) write() error {
+const pruneAfter = time.Second
+
+// add takes in those who were started. Only a child of this process that leads its group is
+// a worker: a number that is another's by now never is.
+func (c *crew) add() {
 	c.mu.Lock()
 	pids := c.fresh
 	c.fresh = nil
 	c.mu.Unlock()
-	for _, m := range c.marks {
-		pids = append(pids, m.PID)
-	}
 	self := os.Getpid()
-	var marks []process.Mark
-	seen := map[int]bool{}
 	for _, pid := range pids {
-		m, ok, err := process.MarkOf(pid)
-		if err == nil && ok && m.Parent == self && m.Group == pid && !seen[pid] {
-			marks = append(marks, m)
-		} else if err == nil && !ok && !seen[pid] {
-			// Its group may have others; Left tells whose the number is.
-			marks = append(marks, ofGroup(c.marks, pid)...)
+		if m, ok, err := process.MarkOf(pid); err == nil && ok && m.Parent == self && m.Group == pid {
+			c.marks = append(slices.DeleteFunc(c.marks, func(old process.Mark) bool { return old.PID == pid }), m)
 		}
-		seen[pid] = true
 	}
-	c.marks = marks
-	text, err := json.Marshal(crewFile{Boot: process.Boot(), Workers: marks})
+}
+
+// prune leaves out who has ended with all of his group, and says whether there was one.
+func (c *crew) prune() bool {
+	var ended []process.Mark
+	for _, m := range c.marks {
+		if now, ok, err := process.MarkOf(m.PID); err == nil && (!ok || now.Start != m.Start) {
+			ended = append(ended, m)
+		}
+	}
+	if len(ended) == 0 {
+		return false
+	}
+	left, err := process.Left(ended)
+	if err != nil {
+		return false // who cannot be seen may be there
+	}
+	before := len(c.marks)
+	c.marks = slices.DeleteFunc(c.marks, func(m process.Mark) bool {
+		return slices.Contains(ended, m) && !slices.ContainsFunc(left, func(l process.Mark) bool { return l.Group == m.Group })
+	})
+	return len(c.marks) < before
+}
+
+func (c *crew) save() error {
+	text, err := json.Marshal(crewFile{Boot: process.Boot(), Workers: c.marks})
 	if err != nil {
 		return err
 	}
-	return renameio.WriteFile(c.path, append(text, '\n'), 0o600, renameio.IgnoreUmask())
+	return replace(c.path, append(text, '\n'))
 }
 
-// ofGroup is the mark of a worker that has ended, while its group has others.
-func ofGroup(marks []process.Mark, pid int) []process.Mark {
-	for _, m := range marks {
-		if m.PID != pid {
-			continue
-		}
-		if left, err := process.Left([]process.Mark{m}); err != nil || len(left) > 0 {
-			return []process.Mark{m}
-		}
+// replace writes a file whole, and does not wait for the disk: it means nothing after the
+// machine's next start, and while a disk took its time who had just been started would not
+// be listed, and outlive a launcher that was killed then for good.
+func replace(path string, text []byte) error {
+	fresh := path + ".new" // nobody else writes it: the name is claimed
+	if err := os.WriteFile(fresh, text, 0o600); err != nil {
+		return errors.Join(err, os.Remove(fresh))
 	}
-	return nil
+	return os.Rename(fresh, path)
 }
 
 // Left are the processes that a launcher of that name left which was killed. While one
@@ -149,6 +182,9 @@ func Left(home, name string) ([]process.Mark, error) {
 	}
 	if err != nil {
 		return nil, err
+	}
+	if len(text) == 0 { // as a machine leaves it that lost its power
+		return nil, nil
 	}
 	var f crewFile
 	if err := json.Unmarshal(text, &f); err != nil {
@@ -166,12 +202,21 @@ type Ending struct {
 	Grace  time.Duration        // until KILL
 	Hurry  func() bool          // asked now and then: KILL now; nil: never
 	Found  func([]process.Mark) // told whom there is to end, if anybody; nil: nobody is
+	Spared []process.Mark       // not to be ended, nor their groups
+}
+
+// left are those that are to be ended.
+func (by Ending) left(home, name string) ([]process.Mark, error) {
+	left, err := Left(home, name)
+	return slices.DeleteFunc(left, func(m process.Mark) bool {
+		return slices.ContainsFunc(by.Spared, func(s process.Mark) bool { return s.Group == m.Group })
+	}), err
 }
 
 // EndLeft ends them, and returns when they have ended. The name must be claimed, or
 // whoever claims it meanwhile has its workers ended.
 func EndLeft(home, name string, by Ending) error {
-	left, err := Left(home, name)
+	left, err := by.left(home, name)
 	if err != nil || len(left) == 0 {
 		return err
 	}
@@ -190,7 +235,7 @@ func EndLeft(home, name string, by Ending) error {
 		}
 		sig = 0
 		<-look.C
-		if left, err = Left(home, name); err != nil || len(left) == 0 {
+		if left, err = by.left(home, name); err != nil || len(left) == 0 {
 			return err
 		}
 		switch late := time.Now().After(limit); {
@@ -222,23 +267,26 @@ func (c *claim) list() string {
 	return c.Beside(crewSuffix)
 }
 
-// clear ends what a killed launcher of the name has left, before anything is bound.
-func (c *claim) clear(o Options, first *config.Config, caught *signals, log *slog.Logger) {
-	if c.Claim == nil {
+// clear ends what a killed launcher of the name has left, but for those that are taken
+// over, before anything is bound.
+func (r *parts) clear(spared []process.Mark) {
+	if r.claim.Claim == nil {
 		return
 	}
-	err := EndLeft(c.Dir(), first.Name, Ending{
-		Signal: first.Handoff.DrainLadder()[0].Signal, Grace: first.Handoff.DrainTimeout, Hurry: caught.ending,
+	h := r.first.Handoff
+	err := EndLeft(r.claim.Dir(), r.first.Name, Ending{
+		Signal: h.DrainLadder()[0].Signal, Grace: h.DrainTimeout, Hurry: r.caught.ending, Spared: spared,
 		Found: func(left []process.Mark) {
+			r.manager.clearing(h.DrainTimeout + 2*killTime) // to the KILL and after it
 			e := event.Event{Time: time.Now(), Kind: event.Finding, Message: "a killed launcher of this name left processes, which are ended: " + pids(left)}
-			record(log, e)
-			if o.Observe != nil {
-				o.Observe(e)
+			record(r.log, e)
+			if r.o.Observe != nil {
+				r.o.Observe(e)
 			}
 		},
 	})
 	if err != nil {
-		log.Warn(err.Error())
+		r.log.Warn(err.Error())
 	}
 }
 

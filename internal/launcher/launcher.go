@@ -18,6 +18,9 @@ import (
 	"baton/internal/config"
 	"baton/internal/control"
 	"baton/internal/event"
+	"baton/internal/keep"
+	"baton/internal/process"
+	"baton/internal/systemd"
 )
 
 // Options are what Run needs.
@@ -38,10 +41,17 @@ type Options struct {
 	// Logs, which may be nil, says where the applications' logs lie, with a directory
 	// for each. Without it, or when that cannot be used, nothing is captured.
 	Logs func() (string, error)
+	// Before is what a launcher before this one has left; nil: nothing was looked for.
+	Before *Inheritance
+	// Version is the program's, for the state and the log.
+	Version string
 	// Stdout and Stderr receive what workers write.
 	Stdout, Stderr *os.File
 	// Log is the launcher's own. Run writes to it from a goroutine of its own.
 	Log *slog.Logger
+	// Kept has these lines go to the workers' log alone, once that is open: for a
+	// launcher in the background, whose Log is a file that nobody else bounds.
+	Kept bool
 }
 
 // ConfigError is returned by Run when the first configuration cannot be used.
@@ -55,47 +65,79 @@ func (e *ConfigError) ExitCode() int { return 5 }
 
 // Run runs one application until a signal ends it: nil then, a *ConfigError
 // when it cannot begin, a *control.TakenError when its name has a launcher
-// already, handoff.ErrNeverServed when its first generation failed. It is the last thing that a program does: the signals stay its own.
+// already, handoff.ErrNeverServed when its first generation failed, an *EndedError when
+// it is PID 1 and its application has ended. It is the last thing that a program does:
+// the signals stay its own.
 func Run(ctx context.Context, o Options) (err error) {
 	caught, err := catch() // first of all, so that no signal that comes early is missed
 	if err != nil {
 		return err
 	}
+	if o.Before == nil {
+		o.Before = &Inheritance{files: &keep.Files{}}
+	}
 	first, err := o.Load()
 	if err != nil {
 		return &ConfigError{err}
 	}
-	if _, err := plan(first); err != nil {
-		return &ConfigError{err}
+	if o.Before.state == nil { // else workers run by it
+		if _, err := plan(first); err != nil {
+			return &ConfigError{err}
+		}
 	}
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
-	out := newOutputs(o)
-	defer func() { out.close(err) }()
-	log := slog.New(out.queue)
-	name, err := take(o, first.Name, log) // before anything is bound or written to
+	r := &parts{o: o, first: first, caught: caught, out: newOutputs(o)}
+	defer func() { r.out.close(err) }()
+	r.log = slog.New(r.out.queue)
+	to, err := systemd.New(r.log)
 	if err != nil {
+		r.log.Warn(err.Error())
+	}
+	r.manager = newManager(to)
+	defer func() { r.manager.close(err) }()
+	if r.claim, err = take(o, first.Name, r.log); err != nil { // before anything is bound or written to
 		return err
 	}
-	defer name.leave(log)
-	name.clear(o, first, caught, log)
-	out.open(first)
-	return engine(ctx, o, log, caught, newConfigs(first, o.Load), out, name)
+	defer r.claim.leave(r.log)
+	if o.Before.trouble != nil {
+		r.log.Error(o.Before.trouble.Error())
+	}
+	o.Before.find(r.claim.Claim, first.Name, r.log)
+	r.clear(o.Before.living())
+	r.out.open(first)
+	return r.engine(ctx)
+}
+
+// parts are those of one Run that are there before the engine.
+type parts struct {
+	o       Options
+	first   *config.Config // that it began with
+	caught  *signals
+	out     *outputs
+	manager *manager
+	claim   *claim
+	log     *slog.Logger
 }
 
 // engine runs it and what it needs until it ends.
-func engine(ctx context.Context, o Options, log *slog.Logger, caught *signals, c *configs, out *outputs, name *claim) error {
+func (r *parts) engine(ctx context.Context) error {
+	o, log, before := r.o, r.log, r.o.Before
 	var adapter *controlled
+	var pidOne *first
 	var serves *config.Config // of a generation that is about to be said to serve
+	c := newConfigs(r.first, o.Load, before.state != nil)
 	events := &control.Feed{}
-	beside := newBeside(c.first, log)
-	crew := newCrew(name.list(), log)
+	beside := newBeside(r.first, log)
+	crew := newCrew(r.claim.list(), before.living(), log)
 	defer crew.close()
-	s := handoff.New(handoff.Options{
-		Name:   c.first.Name,
-		Load:   c.load,
-		Output: out.worker,
+	keeper := newKeeper(r.first, o.Version, r.claim.state(), before, events, r.manager.store(), log)
+	defer keeper.close()
+	s := before.supervisor(r.manager.wire(handoff.Options{
+		Name: r.first.Name, Version: o.Version,
+		Load: c.load, Output: r.out.worker,
+		Keep: keeper.keep, ResumeOutput: r.out.resume, Origin: originOf,
 		Observe: func(e event.Event) {
 			record(log, e)
 			if serves != nil { // its log level is for what comes after this event
@@ -107,11 +149,12 @@ func engine(ctx context.Context, o Options, log *slog.Logger, caught *signals, c
 			events.Add(e)
 			adapter.observe(e)
 			beside.hooks.Observe(e)
+			pidOne.observe(e)
 			if o.Observe != nil {
 				o.Observe(e)
 			}
 			if e.Kind == event.Started {
-				caught.started(e.PID)
+				r.caught.started(e.PID)
 				crew.started(e.PID)
 			}
 			if e.Kind == event.Gone || e.Kind == event.Serving {
@@ -119,30 +162,36 @@ func engine(ctx context.Context, o Options, log *slog.Logger, caught *signals, c
 			}
 		},
 		Applied: func(p *handoff.Plan) {
-			applied := p.Origin.(*config.Config)
+			applied := (*config.Config)(p.Origin.(*kept))
 			c.warn(log, applied)
 			beside.apply(applied)
-			name.wanted.Store(applied)
-			go name.admit(log) // ends when the group was looked up
+			r.claim.wanted.Store(applied)
+			go r.claim.admit(log) // ends when the group was looked up
 			serves = applied
 		},
 		Log: log,
-	})
-	adapter = newControlled(s)
+	}), events, func() { r.clear(nil) })
+	process.Reap() // whom another launcher has left to this one is known by now
+	ends := hurried{s, beside.hooks}
+	adapter = newControlled(ends)
 	defer adapter.end()
-	name.serve(adapter, control.Options{Log: log, Events: events, Reopen: out.reopen(), Flush: out.flush()})
-	name.wanted.Store(c.first)
-	name.admit(log)
-	log.Info("baton starts "+c.first.Name, "pid", os.Getpid())
+	pidOne = newFirst(s, log)
+	up := &upgrader{engine: s, keeper: keeper, claim: r.claim, out: r.out, caught: r.caught, log: log}
+	r.claim.serve(adapter, control.Options{Log: log, Events: events, Reopen: r.out.reopen(), Flush: r.out.flush(), Upgrade: up.begin})
+	r.claim.wanted.Store(r.first)
+	r.claim.admit(log)
+	log.Info("baton starts "+r.first.Name, "pid", os.Getpid())
 	done := make(chan struct{})
 	defer close(done)
-	go caught.obey(done, s, out.reopenSoon(), log) // ends when Run returns
-	beside.watch(c.first, s)
+	before.resend(r.caught)
+	go r.caught.obey(done, ends, obeyed{r.out.reopenSoon(), up.bySignal}, log) // ends when Run returns
+	beside.watch(r.first, s)
 	defer beside.close()
-	if err := s.Run(ctx); err != nil && !errors.Is(err, context.Canceled) {
-		return err
+	err := s.Run(ctx)
+	if errors.Is(err, context.Canceled) {
+		err = nil
 	}
-	return nil
+	return pidOne.end(err)
 }
 
 // gcPercent trades a little time, of which a launcher has plenty, for memory

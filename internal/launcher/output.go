@@ -1,6 +1,7 @@
 package launcher
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -9,6 +10,7 @@ import (
 
 	"baton/handoff"
 	"baton/internal/config"
+	"baton/internal/keep"
 	"baton/internal/logs"
 )
 
@@ -63,7 +65,7 @@ func (o *outputs) openStore(c *config.Config, log *slog.Logger) error {
 		return err
 	}
 	o.capture = logs.NewCapture(o.store)
-	o.tee.Into(o.store)
+	o.tee.Into(o.store, o.o.Kept)
 	return nil
 }
 
@@ -80,9 +82,59 @@ func (o *outputs) worker(generation, index int) (handoff.Output, error) {
 		out, err = o.pass.Open()
 	}
 	if err != nil {
-		return nil, err // not out: an interface that holds a nil pointer is not nil
+		return nil, err
 	}
-	return out, nil
+	return piped{out}, nil
+}
+
+// resume takes up the output of a worker of the launcher before this one.
+func (o *outputs) resume(generation, index int, kept json.RawMessage, prefix string, f *keep.Files) (handoff.Output, error) {
+	if o.inherit {
+		return inherited{}, nil
+	}
+	var s logs.OutputState
+	err := json.Unmarshal(kept, &s)
+	if err != nil {
+		return nil, err
+	}
+	var out *logs.Output
+	if o.capture != nil {
+		out, err = o.capture.Resume(s, prefix, f, generation, index)
+	} else {
+		out, err = o.pass.Resume(s, prefix, f)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return piped{out}, nil
+}
+
+// outputIs says why nothing can be made of what was kept of an output.
+func outputIs(kept json.RawMessage) error {
+	if len(kept) == 0 {
+		return nil
+	}
+	var s logs.OutputState
+	return json.Unmarshal(kept, &s)
+}
+
+// pause stops all copying where nothing that was read is unwritten, for as long as this
+// process may become another program.
+func (o *outputs) pause(log *slog.Logger) (unpause func()) {
+	errs := []error{o.pass.Pause()}
+	if o.capture != nil {
+		errs = append(errs, o.capture.Pause(), o.store.Sync())
+	}
+	if err := errors.Join(errs...); err != nil {
+		log.Warn("some of the workers' output may be lost by the upgrade: " + err.Error())
+	}
+	o.queue.Sync()
+	return func() {
+		o.pass.Unpause()
+		if o.capture != nil {
+			o.capture.Unpause()
+		}
+	}
 }
 
 // reopen, flush and reopenSoon are nil when there is no store.
@@ -125,6 +177,12 @@ func (o *outputs) close(why error) {
 	o.store.Close()
 }
 
+// piped is the output of a worker that the launcher reads.
+type piped struct{ *logs.Output }
+
+// Keep is handoff.Output's.
+func (p piped) Keep(prefix string, f *keep.Files) any { return p.Output.Keep(prefix, f) }
+
 // inherited is the output of a worker that writes to the launcher's own
 // standard output and error: nothing passes through, and nothing is kept. The
 // descriptors are named by number, because os.File.Fd would change O_NONBLOCK
@@ -138,3 +196,5 @@ func (inherited) Stderr() int { return syscall.Stderr }
 func (inherited) Started(int) {}
 
 func (inherited) Tail() []string { return nil }
+
+func (inherited) Keep(string, *keep.Files) any { return nil }

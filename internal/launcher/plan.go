@@ -188,6 +188,10 @@ func command(c *config.Config) process.Command {
 		User: c.Command.User, Group: c.Command.Group,
 		Base: protocol.Scrub(os.Environ()), EnvFile: c.Command.EnvFile,
 		Umask: c.Command.Umask, Limits: c.Command.Limits, Confine: c.Command.ConfineSignals,
+		Ambient: c.Command.Ambient,
+	}
+	if c.Command.NewPrivileges != config.NewPrivilegesAuto {
+		cmd.NewPrivileges = process.NewPrivileges(c.Command.NewPrivileges)
 	}
 	for k, v := range c.Command.Env {
 		cmd.Env = append(cmd.Env, k+"="+v)

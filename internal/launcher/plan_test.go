@@ -1,9 +1,11 @@
 package launcher
 
 import (
+	"strings"
 	"testing"
 
 	"baton/internal/config"
+	"baton/internal/process"
 	"baton/internal/protocol"
 )
 
@@ -21,6 +23,16 @@ func TestEveryProtocolOfTheConfigurationIsThere(t *testing.T) {
 		}
 		if c.Why[protocol.Kind(name)] != "configured" {
 			t.Errorf("%s: chosen because %q", name, c.Why[protocol.Kind(name)])
+		}
+	}
+}
+
+// The names are listed twice, as the configuration knows nothing of processes.
+func TestEveryCapabilityOfTheConfigurationIsThere(t *testing.T) {
+	for _, name := range config.Capabilities() {
+		_, err := process.Resolve(process.Command{Exec: []string{"/bin/true"}, Ambient: []string{name}})
+		if err != nil && strings.Contains(err.Error(), "no such capability") {
+			t.Error(err)
 		}
 	}
 }

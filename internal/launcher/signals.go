@@ -33,6 +33,7 @@ type signals struct {
 	some    chan struct{}    // of one: holds something when waiting may
 
 	workers map[int]time.Time // when a worker was started, by its pid; the recent ones
+	now     *process.Caught   // is being acted on
 }
 
 // How many are kept that wait. Senders are told apart, so that what a worker sends
@@ -161,7 +162,25 @@ func (s *signals) next() (process.Caught, bool) {
 	}
 	c := s.waiting[0]
 	s.waiting = s.waiting[1:]
+	s.now = &c
 	return c, true
+}
+
+// acted says that what next gave is done.
+func (s *signals) acted() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.now = nil
+}
+
+// waits are those that were not acted on yet.
+func (s *signals) waits() (all []process.Caught) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.now != nil {
+		all = append(all, *s.now)
+	}
+	return append(all, s.waiting...)
 }
 
 // started notes a worker's pid. It waits for nobody.
@@ -194,10 +213,15 @@ func signalName(s syscall.Signal) string {
 	return s.String()
 }
 
+// obeyed is what signals ask for besides the engine.
+type obeyed struct {
+	reopen  func() // has the workers' output written to files opened afresh; nil: there are none
+	upgrade func() // begins to replace the launcher
+}
+
 // obey does what signals ask for until done is closed. It waits for nobody but the
-// engine. reopen, which may be nil, has the workers' output written to files opened
-// afresh.
-func (s *signals) obey(done <-chan struct{}, engine supervisor, reopen func(), log *slog.Logger) {
+// engine.
+func (s *signals) obey(done <-chan struct{}, engine supervisor, o obeyed, log *slog.Logger) {
 	from := &senders{engine: engine, started: s.recent, log: log, done: done}
 	stops := 0
 	for {
@@ -208,36 +232,49 @@ func (s *signals) obey(done <-chan struct{}, engine supervisor, reopen func(), l
 		}
 		for c, ok := s.next(); ok; c, ok = s.next() {
 			if from.worker(c) && c.Signal != syscall.SIGHUP {
+				s.acted()
 				continue
 			}
 			switch c.Signal {
-			case syscall.SIGHUP:
-				engine.Reload(nil)
 			case syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT:
 				if stops++; stops > 1 || c.Signal == syscall.SIGQUIT {
 					engine.End()
 				} else {
 					engine.Stop()
 				}
-			case syscall.SIGTTIN, syscall.SIGTTOU:
-				by := 1
-				if c.Signal == syscall.SIGTTOU {
-					by = -1
-				}
-				engine.Scale(by, true, func(_ int, err error) {
-					if err != nil {
-						log.Warn("the number of workers stays", "signal", signalName(c.Signal), "error", err)
-					}
-				})
-			case syscall.SIGUSR1:
-				if reopen != nil {
-					reopen()
-				} else {
-					log.Info("there are no files to open again: no output is captured", "signal", c.Signal.String())
-				}
 			default:
-				log.Warn("signal not acted on", "signal", signalName(c.Signal))
+				s.does(c, engine, o, log)
 			}
+			s.acted()
 		}
+	}
+}
+
+// does what a signal asks for that is none to end.
+func (s *signals) does(c process.Caught, engine supervisor, o obeyed, log *slog.Logger) {
+	switch c.Signal {
+	case syscall.SIGHUP:
+		engine.Reload(nil)
+	case syscall.SIGTTIN, syscall.SIGTTOU:
+		by := 1
+		if c.Signal == syscall.SIGTTOU {
+			by = -1
+		}
+		engine.Scale(by, true, func(_ int, err error) {
+			s.acted() // while the engine stands: an upgrade does not find it not done
+			if err != nil {
+				log.Warn("the number of workers stays", "signal", signalName(c.Signal), "error", err)
+			}
+		})
+	case syscall.SIGUSR1:
+		if o.reopen != nil {
+			o.reopen()
+		} else {
+			log.Info("there are no files to open again: no output is captured", "signal", c.Signal.String())
+		}
+	case syscall.SIGUSR2:
+		o.upgrade()
+	default:
+		log.Warn("signal not acted on", "signal", signalName(c.Signal))
 	}
 }

@@ -80,7 +80,7 @@ func (t *tail) lines() []string {
 // that a worker cannot move the cursor of whoever reads it.
 func clean(b []byte) string {
 	return strings.Map(func(r rune) rune {
-		if r < ' ' && r != '\t' || r == 0x7f {
+		if r < ' ' && r != '\t' || r >= 0x7f && r < 0xa0 { // C0, DEL, C1: to some terminals U+009B is ESC [
 			return -1
 		}
 		return r

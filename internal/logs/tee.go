@@ -15,23 +15,31 @@ import (
 // stands beside it. Make it with NewTee.
 type Tee struct {
 	to    slog.Handler
-	store *atomic.Pointer[Store]
+	store *atomic.Pointer[teed]
 	attrs []slog.Attr // with their groups in their keys
 	group string      // "name." or ""
 }
 
-// NewTee returns a Tee without a Store.
-func NewTee(to slog.Handler) *Tee { return &Tee{to: to, store: new(atomic.Pointer[Store])} }
+// teed is where a Tee writes to besides, or instead.
+type teed struct {
+	*Store
+	alone bool
+}
 
-// Into gives it, and those derived from it, a Store.
-func (t *Tee) Into(s *Store) { t.store.Store(s) }
+// NewTee returns a Tee without a Store.
+func NewTee(to slog.Handler) *Tee { return &Tee{to: to, store: new(atomic.Pointer[teed])} }
+
+// Into gives it, and those derived from it, a Store; alone: from now on nothing goes to the
+// other handler.
+func (t *Tee) Into(s *Store, alone bool) { t.store.Store(&teed{s, alone}) }
 
 // Enabled is the other handler's.
 func (t *Tee) Enabled(ctx context.Context, l slog.Level) bool { return t.to.Enabled(ctx, l) }
 
-// Handle writes to both.
+// Handle writes to both, or to the Store alone.
 func (t *Tee) Handle(ctx context.Context, r slog.Record) error {
-	if s := t.store.Load(); s != nil {
+	s := t.store.Load()
+	if s != nil {
 		level := ""
 		switch {
 		case r.Level >= slog.LevelError:
@@ -60,6 +68,9 @@ func (t *Tee) Handle(ctx context.Context, r slog.Record) error {
 		}
 		r.Attrs(func(a slog.Attr) bool { return add(t.named(a)) })
 		s.say(generation, level, b.String())
+	}
+	if s != nil && s.alone {
+		return nil
 	}
 	return t.to.Handle(ctx, r)
 }

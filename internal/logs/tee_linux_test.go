@@ -14,7 +14,7 @@ func TestTheLaunchersLinesAreInTheStoreToo(t *testing.T) {
 	log := slog.New(tee)
 	log.Info("before there was a store")
 	s := &Store{}
-	tee.Into(s)
+	tee.Into(s, false)
 	log.Info("pid 7 is ready", "event", "ready", "generation", 3, "worker", 2, "slot", 0, "pid", 7, "tail", []string{"said already"})
 	log.With("a", "x y").WithGroup("g").Warn("careful", "b", "")
 	log.Debug("not at this level")

@@ -110,7 +110,7 @@ func (t *taken) takeRest(key string, v any) {
 	profile, isEnv := strings.CutPrefix(key, "env_")
 	switch {
 	case elsewhere[key]:
-	case isEnv && !profileName.MatchString(profile):
+	case isEnv && !profileName().MatchString(profile):
 		t.note(key, "%q is no name of a profile: letters, digits, '.', '_' and '-'", profile)
 	case isEnv:
 		t.profiles[profile] = map[string]string{}
@@ -127,7 +127,7 @@ func (t *taken) takeRest(key string, v any) {
 	}
 }
 
-var profileName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
+var profileName = expression(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 
 // yes is what JavaScript takes for true.
 func yes(v any) bool {

@@ -72,18 +72,18 @@ func (t *taken) fitProfiles() {
 }
 
 var (
-	portFlag  = regexp.MustCompile(`^(?:-p|--port)(?:=(\d+))?$`)
-	portWords = []*regexp.Regexp{
-		regexp.MustCompile(`process\.env\.PORT\s*(?:\|\||\?\?)\s*['"]?(\d+)`),
-		regexp.MustCompile(`\.listen\(\s*(\d+)`),
-		regexp.MustCompile(`(?i)\b(?:const|let|var)\s+port\s*=\s*['"]?(\d+)`),
+	portFlag  = expression(`^(?:-p|--port)(?:=(\d+))?$`)
+	portWords = []func() *regexp.Regexp{
+		expression(`process\.env\.PORT\s*(?:\|\||\?\?)\s*['"]?(\d+)`),
+		expression(`\.listen\(\s*(\d+)`),
+		expression(`(?i)\b(?:const|let|var)\s+port\s*=\s*['"]?(\d+)`),
 	}
 )
 
 // guess looks at the arguments and into the script.
 func (t *taken) guess() (port, why string) {
 	for i, arg := range t.exec {
-		m := portFlag.FindStringSubmatch(arg)
+		m := portFlag().FindStringSubmatch(arg)
 		if len(m) == 0 {
 			continue
 		}
@@ -100,7 +100,7 @@ func (t *taken) guess() (port, why string) {
 		return "", ""
 	}
 	for _, words := range portWords {
-		if m := words.FindSubmatchIndex(text); len(m) > 3 && isPort(string(text[m[2]:m[3]])) {
+		if m := words().FindSubmatchIndex(text); len(m) > 3 && isPort(string(text[m[2]:m[3]])) {
 			line := 1 + strings.Count(string(text[:m[0]]), "\n")
 			return string(text[m[2]:m[3]]), "from " + script + ", line " + strconv.Itoa(line)
 		}

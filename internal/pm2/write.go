@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"baton/internal/config"
 )
@@ -97,7 +98,7 @@ func writeEnv(b *strings.Builder, section string, env map[string]string) {
 	fmt.Fprintf(b, "\n[%s]\n", section)
 	for _, name := range slices.Sorted(maps.Keys(env)) {
 		value := config.Quote(env[name])
-		if strings.Contains(value, `\"`) && literal.MatchString(env[name]) {
+		if strings.Contains(value, `\"`) && literal().MatchString(env[name]) {
 			value = "'" + env[name] + "'"
 		}
 		fmt.Fprintf(b, "%s = %s\n", key(name), value)
@@ -118,13 +119,19 @@ func section(b *strings.Builder, name string, settings []setting) {
 }
 
 // literal is what TOML takes between single quotes as it is.
-var literal = regexp.MustCompile(`^[ -&(-~]*$`)
+var literal = expression(`^[ -&(-~]*$`)
 
-var bare = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
+var bare = expression(`^[A-Za-z0-9_-]+$`)
+
+// expression is compiled when it is first needed: this binary is also every other command,
+// and the shim.
+func expression(text string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(text) })
+}
 
 // key is a key as TOML has it.
 func key(name string) string {
-	if bare.MatchString(name) {
+	if bare().MatchString(name) {
 		return name
 	}
 	return config.Quote(name)

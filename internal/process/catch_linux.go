@@ -4,6 +4,7 @@ package process
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -91,41 +92,65 @@ func Catch(tell func(Caught), sigs ...syscall.Signal) error {
 		return fmt.Errorf("signals: pipe: %w", err)
 	}
 	catchPipe, catchPID = int32(ends[1]), int32(os.Getpid())
-	from := os.NewFile(uintptr(ends[0]), "signals")
-	go passOn(from, tell) // ends with the process: nobody closes the pipe
+	before, installed := reader.begin(os.NewFile(uintptr(ends[0]), "signals"))
+	go func() { // ends with the process: nobody closes the pipe
+		if before != nil {
+			passOn(before, tell, false) // ends: nobody has its write end any more
+			before.Close()              // read only
+		}
+		close(reader.drained)
+		passOn(reader.from, tell, true)
+	}()
 	for _, sig := range sigs {
 		if err := install(sig); err != nil {
 			return fmt.Errorf("signals: sigaction %s: %w", SignalName(sig), err)
 		}
 	}
+	if installed != nil {
+		installed()
+	}
 	return nil
 }
 
 func install(sig syscall.Signal) error {
-	act := sigaction{
+	_, err := dispose(sig, sigaction{
 		handler: handlerPC(), restorer: restorerPC(),
 		// On the stack that the runtime gave each thread for its own handler, with
 		// that handler (for preemption, profiling) kept out meanwhile.
 		flags: saSiginfo | saOnStack | saRestart | saRestorer,
 		mask:  ^uint64(0),
-	}
-	_, _, errno := syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, uintptr(sig),
-		uintptr(unsafe.Pointer(&act)), 0, unsafe.Sizeof(act.mask), 0, 0)
-	if errno != 0 {
-		return errno
-	}
-	return nil
+	})
+	return err
 }
 
-// passOn reads what the handler writes.
-func passOn(from io.Reader, tell func(Caught)) {
+// dispose is sigaction(2); os/signal learns nothing of it.
+func dispose(sig syscall.Signal, act sigaction) (old sigaction, err error) {
+	_, _, errno := syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, uintptr(sig),
+		uintptr(unsafe.Pointer(&act)), uintptr(unsafe.Pointer(&old)), unsafe.Sizeof(act.mask), 0, 0)
+	if errno != 0 {
+		return old, errno
+	}
+	return old, nil
+}
+
+// passOn reads what a handler writes: our own, or that of the program that became this
+// one, whose pipe ends.
+func passOn(from *os.File, tell func(Caught), ours bool) {
 	var b [record]byte
 	for {
-		if _, err := io.ReadFull(from, b[:]); err != nil {
-			return // the write end is never closed
+		_, err := io.ReadFull(from, b[:])
+		if errors.Is(err, os.ErrDeadlineExceeded) { // nothing was read: a record is written at once
+			reader.parked <- struct{}{}
+			<-reader.goOn
+			continue
+		}
+		if err != nil {
+			return // the write end of ours is never closed
 		}
 		c := parseRecord(b)
-		atomic.AddInt32(&catchUnread[c.Signal], -1)
+		if ours {
+			atomic.AddInt32(&catchUnread[c.Signal], -1)
+		}
 		c.Child = Child(c.PID)
 		tell(c)
 	}

@@ -82,6 +82,7 @@ func ResumeProcess(s ProcessState, prefix string, f *keep.Files) (*Process, erro
 	case p.fd.n.Load() < 0 && !p.own():
 		p.ended(Status{Code: -1, lost: errEndedBefore}, false)
 	case p.own():
+		kin.own.Store(p.pid, true)
 		go p.wait() // ends when pid has been reaped
 	default:
 		if err := p.watch(); err != nil {

@@ -405,7 +405,7 @@ func TestAReleaseIsAllThatItWas(t *testing.T) {
 		Limits: map[string]string{"core": "0", "fsize": "1G:unlimited"}, Confine: confinable() == nil,
 	}
 	if os.Geteuid() == 0 {
-		c.User, c.Group = "nobody", "0"
+		c.User, c.Group, c.Ambient = "nobody", "0", []string{"net_bind_service"}
 	}
 	r := resolve(t, c)
 	first := start(t, r).view(t)
@@ -432,7 +432,7 @@ func TestAReleaseIsAllThatItWas(t *testing.T) {
 	if len(Changes(r.Env(), again.Env())) > 0 {
 		t.Error("its environment has changed")
 	}
-	if once, _ := handed(t, again); !reflect.DeepEqual(once, s) || s.Confine != c.Confine || len(s.Limits) != 2 {
+	if once, _ := handed(t, again); !reflect.DeepEqual(once, s) || s.Confine != c.Confine || len(s.Limits) != 2 || s.Rights.NoNew != (c.User != "") {
 		t.Errorf("kept %+v, and then %+v", s, once)
 	}
 	second := start(t, again).view(t)
@@ -450,8 +450,9 @@ func TestAReleaseIsAllThatItWas(t *testing.T) {
 // Whoever gives a Release another field has to keep it too.
 func TestEveryFieldOfAReleaseIsKept(t *testing.T) {
 	for of, fields := range map[reflect.Type][]string{
-		reflect.TypeFor[Release]():  {"path", "real", "dir", "args", "env", "dev", "ino", "umask", "limits", "who", "confine", "mu", "exeFD", "wdFD", "was", "hasRun"},
+		reflect.TypeFor[Release]():  {"path", "real", "dir", "args", "env", "dev", "ino", "umask", "limits", "who", "rights", "confine", "mu", "exeFD", "wdFD", "was", "hasRun"},
 		reflect.TypeFor[identity](): {"UID", "GID", "Groups", "name", "home", "shell"},
+		reflect.TypeFor[rights]():   {"Bare", "NoNew", "Ambient"},
 		reflect.TypeFor[limit]():    {"Name", "Resource", "Soft", "Max"},
 		reflect.TypeFor[content]():  {"size", "modified"},
 	} {
@@ -500,6 +501,8 @@ func TestStatesOfReleasesThatCannotBeTakenUp(t *testing.T) {
 		"umask 01000":                func(s *ReleaseState) { s.Umask = &umask },
 		"limit none":                 func(s *ReleaseState) { s.Limits = []LimitState{{Name: "none"}} },
 		"whom it runs as":            func(s *ReleaseState) { s.Who = &IdentityState{UID: &one} },
+		"what rights it has":         func(s *ReleaseState) { s.Rights = nil },
+		"capability 64":              func(s *ReleaseState) { s.Rights = &RightsState{Ambient: []int{64}} },
 		"directory /: it was not":    func(s *ReleaseState) { s.Directory = nil },
 		"executable: descriptor":     func(s *ReleaseState) { s.Executable.Inode = 0 },
 		"directory /: descriptor \"": func(s *ReleaseState) { s.Directory.Inode = 0 },

@@ -3,7 +3,6 @@ package process
 import (
 	"errors"
 	"fmt"
-	"os"
 	"syscall"
 	"unsafe"
 
@@ -44,58 +43,6 @@ func kernel() string {
 		return "Linux"
 	}
 	return "Linux " + unix.ByteSliceToString(u.Release[:])
-}
-
-// assumeConfined is assume, after which this thread's signals stay among itself and
-// those that it begins.
-//
-// The user comes first: Go changes it in all threads, which it reaches by signals,
-// and until an erratum of Landlock's was mended those did not leave the domain for
-// the process's other threads. But Landlock wants CAP_SYS_ADMIN or no_new_privs, and
-// a user that is not root has lost the one and is harmed by the other (its sudo does
-// nothing any more): so the capability is kept over the change.
-func (o *order) assumeConfined() (string, syscall.Errno) {
-	root := os.Geteuid() == 0
-	if o.Who != nil {
-		if root {
-			// In this thread alone, and gone with exec (prctl(2)). If it fails there is
-			// no_new_privs.
-			_ = unix.Prctl(unix.PR_SET_KEEPCAPS, 1, 0, 0, 0)
-		}
-		if op, errno := o.Who.assume(); errno != 0 {
-			return op, errno
-		}
-	}
-	dropped := root && os.Geteuid() != 0
-	if dropped {
-		setCapabilities(func(c *capabilities) { c[0].Effective = c[0].Permitted & (1 << unix.CAP_SYS_ADMIN) })
-	}
-	errno := confine()
-	if dropped {
-		// As the change of user alone would have left them.
-		setCapabilities(func(c *capabilities) {
-			for i := range c {
-				c[i].Effective, c[i].Permitted = 0, 0
-			}
-		})
-	}
-	return "confine signals", errno
-}
-
-// capabilities of a thread: numbers 0 to 31, and 32 to 63.
-type capabilities [2]unix.CapUserData
-
-// setCapabilities changes those of this thread. It may fail only where a filter
-// refuses it: then there is no_new_privs, and exec takes from another user what was
-// root's.
-func setCapabilities(change func(*capabilities)) {
-	head := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var c capabilities
-	if unix.Capget(&head, &c[0]) != nil {
-		return // as above
-	}
-	change(&c)
-	_ = unix.Capset(&head, &c[0]) // as above
 }
 
 // confine restricts this thread, for good.

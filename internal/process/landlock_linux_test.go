@@ -163,17 +163,17 @@ func TestConfinementChangesNoOtherRight(t *testing.T) {
 		t.Skip(err)
 	}
 	const look = `echo $(grep -E 'Uid|Gid|Groups|NoNewPrivs|Cap' /proc/self/status)`
-	plain := func(user string) string {
+	plain := func(user string, may NewPrivileges) string {
 		t.Helper()
-		return start(t, resolve(t, Command{Exec: []string{"/bin/sh", "-c", look}, User: user})).line(t)
+		return start(t, resolve(t, Command{Exec: []string{"/bin/sh", "-c", look}, User: user, NewPrivileges: may})).line(t)
 	}
 	for _, user := range []string{"", "nobody", "root"} {
-		if got, want := confined(t, user, look).line(t), plain(user); got != want {
+		if got, want := confined(t, user, look).line(t), plain(user, PrivilegesAuto); got != want {
 			t.Errorf("as %q: %s, without: %s", user, got, want)
 		}
 	}
-	unprivileged := confined(t, "", look, func(c *Command) { c.User = "nobody"; c.Exec[0] = readable(t) }).line(t)
-	if want := strings.Replace(plain("nobody"), "NoNewPrivs: 0", "NoNewPrivs: 1", 1); unprivileged != want ||
+	unprivileged := confined(t, "", look, func(c *Command) { c.User, c.NewPrivileges, c.Exec[0] = "nobody", PrivilegesAllow, readable(t) }).line(t)
+	if want := strings.Replace(plain("nobody", PrivilegesAllow), "NoNewPrivs: 0", "NoNewPrivs: 1", 1); unprivileged != want ||
 		!strings.Contains(want, "NoNewPrivs: 1") || !strings.Contains(want, "Uid: "+nobody.Uid) {
 		t.Errorf("under a launcher without privilege: %s, want %s", unprivileged, want)
 	}

@@ -1,5 +1,7 @@
 package process
 
+import "os"
+
 // Mark tells one process from all others that have had its number, or will.
 type Mark struct {
 	PID     int    `json:"pid"`
@@ -32,6 +34,10 @@ type Begun struct {
 	Done <-chan struct{} // closed when it has ended
 	code int
 }
+
+// CalledAs is the name under which ps, top and pgrep list this process: what was started
+// as /proc/self/exe is listed as exe. A system that does not take it lists it as it likes.
+func CalledAs(name string) { _ = os.WriteFile("/proc/self/comm", []byte(name), 0) }
 
 // Code is its exit code, 128 and the number of the signal that ended it, or -1 when
 // that is not known. It waits for the end.

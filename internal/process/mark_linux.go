@@ -136,7 +136,7 @@ func (b Background) Start() (*Begun, error) {
 	if err := unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil && !errors.Is(err, unix.ENOSYS) {
 		return nil, fmt.Errorf("close_range: %w", err)
 	}
-	pid, err := syscall.ForkExec("/proc/self/exe", b.Args, &syscall.ProcAttr{
+	pid, err := kin.fork("/proc/self/exe", b.Args, &syscall.ProcAttr{
 		Dir: b.Dir, Env: b.Env, Sys: &syscall.SysProcAttr{Setsid: true},
 		Files: []uintptr{uintptr(null), uintptr(b.Output), uintptr(b.Output), uintptr(b.Told)},
 	})
@@ -147,15 +147,11 @@ func (b Background) Start() (*Begun, error) {
 	begun := &Begun{PID: pid, Done: done, code: -1}
 	go func() { // ends with the process, or with this one
 		defer close(done)
-		var ws syscall.WaitStatus
-		for {
-			_, err := syscall.Wait4(pid, &ws, 0, nil)
-			if err == nil {
-				begun.code = codeOf(ws)
-			}
-			if !errors.Is(err, syscall.EINTR) {
-				return
-			}
+		if kin.await(pid) != nil {
+			return // somebody waits for everything
+		}
+		if ws, _, err := kin.reap(pid); err == nil {
+			begun.code = codeOf(ws)
 		}
 	}()
 	return begun, nil
@@ -206,7 +202,7 @@ func Unit(pid int) string {
 }
 
 // codeOf is the exit code as a shell has it.
-func codeOf(ws syscall.WaitStatus) int {
+func codeOf(ws unix.WaitStatus) int {
 	if ws.Signaled() {
 		return 128 + int(ws.Signal())
 	}

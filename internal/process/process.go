@@ -15,11 +15,12 @@
 //     pipes open. Nothing is copied here; stdio are plain descriptors.
 //   - No signal ever reaches a process that merely inherited a number (see
 //     [Process.Signal]).
+//   - As PID 1 it reaps what it inherits, and never the exit of a worker ([Reap]).
 //
 // A process and a release outlive their launcher: Keep says what the next one has to
 // know, and ResumeProcess and ResumeRelease make them again.
 //
-// It never waits for any process but its own (never wait4(-1)), never decides
+// It never waits for whoever comes (never wait4(-1)), never decides
 // what to do about an exit, and knows nothing of sockets or protocols.
 //
 // # The shim
@@ -71,6 +72,14 @@ type Command struct {
 	// Limits by name (nofile, core, as, memlock, ...): "SOFT:HARD" or one value for
 	// both; bytes may end in K, M, G or T (of 1024); "unlimited" is no limit.
 	Limits map[string]string
+	// NewPrivileges says whether the target can gain rights that its user has not got,
+	// from set-user-ID programs and file capabilities (no_new_privs of prctl(2)).
+	NewPrivileges NewPrivileges
+	// Ambient are capabilities, as "CAP_NET_BIND_SERVICE", that the target and what it
+	// starts have though their user is not root. All others are taken away from a target
+	// that is not root, in every set; one that runs as root has what exec gives it.
+	// Resolve refuses what this process has not got itself.
+	Ambient []string
 	// Confine keeps the signals of the target and of all that it starts among
 	// themselves: kill(2) of anybody else, the launcher first of all, is EPERM,
 	// whatever the signal and whoever they are; ptrace(2) of others as well. Others
@@ -82,6 +91,17 @@ type Command struct {
 	// programs that end when they cannot signal their parent (facebookgo/grace) end.
 	Confine bool
 }
+
+// NewPrivileges says who can gain rights.
+type NewPrivileges string
+
+// Auto refuses them to a Command.User who is not root, and changes nothing where none
+// is named: an ordinary launcher's program may call sudo as it did without it.
+const (
+	PrivilegesAuto   NewPrivileges = ""
+	PrivilegesAllow  NewPrivileges = "allow"
+	PrivilegesRefuse NewPrivileges = "refuse"
+)
 
 // Spec is one start of a Release.
 type Spec struct {
@@ -121,6 +141,18 @@ func (s Status) String() string {
 		return fmt.Sprintf("signal: %v", s.Signal)
 	}
 	return fmt.Sprintf("exit status %d", s.Code)
+}
+
+// Shell is the exit code as a shell has it: 128 and the signal's number where one ended
+// the process; 1 when it is not known.
+func (s Status) Shell() int {
+	switch {
+	case s.lost != nil:
+		return 1
+	case s.Signal != 0:
+		return 128 + int(s.Signal)
+	}
+	return s.Code
 }
 
 // Holder is a process that has a socket open.

@@ -66,23 +66,18 @@ func (p *Process) Status() Status {
 }
 
 // wait reaps pid, and no other child: the launcher has several, and as PID 1
-// strangers too.
+// strangers too, which are Reap's.
 func (p *Process) wait() {
 	defer close(p.done)
 	// First look without reaping: until the number is given back under the lock,
 	// Signal may use it.
-	err := uninterrupted(func() error {
-		return unix.Waitid(unix.P_PID, p.pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
-	})
+	err := kin.await(p.pid)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var ws unix.WaitStatus
 	var ru unix.Rusage
 	if err == nil {
-		err = uninterrupted(func() error {
-			_, err := unix.Wait4(p.pid, &ws, 0, &ru)
-			return err
-		})
+		ws, ru, err = kin.reap(p.pid)
 	}
 	p.reaped = true
 	p.status = statusOf(ws, ru, err)
@@ -91,7 +86,6 @@ func (p *Process) wait() {
 
 func statusOf(ws unix.WaitStatus, ru unix.Rusage, err error) Status {
 	if err != nil {
-		// ECHILD: somebody ignores SIGCHLD, or waited for everything.
 		return Status{Code: -1, lost: err}
 	}
 	s := Status{

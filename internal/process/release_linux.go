@@ -38,6 +38,7 @@ type Release struct {
 	umask    int // -1: unchanged
 	limits   []limit
 	who      *identity
+	rights   rights
 	confine  bool
 
 	mu          sync.RWMutex // held for reading while a start passes the descriptors on
@@ -115,6 +116,9 @@ func (r *Release) resolve(c Command) (err error) {
 		return err
 	}
 	if r.who, err = lookup(c.User, c.Group); err != nil {
+		return err
+	}
+	if r.rights, err = rightsOf(c, r.who); err != nil {
 		return err
 	}
 	env, err := r.environment(c)

@@ -7,7 +7,9 @@ import (
 )
 
 // Child is the child of this process that pid is or descends from now; 0 when it is
-// of none. One that has ended is only while it has not been waited for.
+// of none. One that has ended is only while it has not been waited for. A child that the
+// kernel gave to this process (see Reap) is none: as PID 1 of a container it would have
+// whatever an operator left behind there.
 func Child(pid int) int {
 	self := os.Getpid()
 	// The depth only bounds the walk: a pid given again meanwhile could lead in a ring.
@@ -20,6 +22,9 @@ func Child(pid int) int {
 			return 0
 		}
 		if s.parent == self {
+			if !kin.has(pid) && Adopts() {
+				return 0
+			}
 			return pid
 		}
 		pid = s.parent

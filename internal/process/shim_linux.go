@@ -26,6 +26,7 @@ type order struct {
 	Umask     int    // -1: unchanged
 	Limits    []limit
 	Who       *identity
+	Rights    rights
 	Confine   bool
 	Patience  time.Duration // how long an executable that is being written is waited for
 }
@@ -140,7 +141,7 @@ func errnoOf(err error) syscall.Errno {
 }
 
 // prepare changes what a process inherits, in an order in which each step is still
-// allowed: groups before the user, and the user last.
+// allowed: groups before the user, and the last capabilities after it.
 func (o *order) prepare(dir int) (string, syscall.Errno) {
 	if o.HasDir {
 		if err := unix.Fchdir(dir); err != nil {
@@ -156,13 +157,7 @@ func (o *order) prepare(dir int) (string, syscall.Errno) {
 	if o.Umask >= 0 {
 		syscall.Umask(o.Umask)
 	}
-	if o.Confine {
-		return o.assumeConfined()
-	}
-	if o.Who != nil {
-		return o.Who.assume()
-	}
-	return "", 0
+	return o.assume()
 }
 
 // restoreNofile undoes what Go's syscall package did at start: it raises the soft

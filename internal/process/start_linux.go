@@ -115,7 +115,7 @@ func spawn(std [3]int, files []int, control ...int) (*Process, error) {
 	pidfd := -1
 	first := strconv.Itoa(len(std) + len(files))
 	// The shim gets no environment: GODEBUG or GOMEMLIMIT are meant for the target.
-	pid, err := syscall.ForkExec("/proc/self/exe", []string{"baton", hidden, first}, &syscall.ProcAttr{
+	pid, err := kin.fork("/proc/self/exe", []string{"baton", hidden, first}, &syscall.ProcAttr{
 		Files: fds,
 		Sys:   &syscall.SysProcAttr{Setpgid: true, PidFD: &pidfd},
 	})
@@ -135,7 +135,7 @@ func (r *Release) orders(s Spec) (int, error) {
 	b, err := json.Marshal(order{
 		Args: join(args), Env: join(s.Env), Paths: join([]string{r.path, r.real}),
 		Dev: r.dev, Ino: r.ino, HasDir: r.wdFD >= 0, Dir: r.dir,
-		Umask: r.umask, Limits: r.limits, Who: r.who, Confine: r.confine, Patience: patience,
+		Umask: r.umask, Limits: r.limits, Who: r.who, Rights: r.rights, Confine: r.confine, Patience: patience,
 	})
 	if err != nil {
 		return -1, err

@@ -183,6 +183,30 @@ func (a Address) String() string {
 	return a.Network + "://" + net.JoinHostPort(a.Host, strconv.Itoa(a.Port))
 }
 
+// Same tells whether both are one address to the kernel, however they are spelled: that
+// of a configuration, and one that was read from a socket (AddressOf). A host's name is the
+// same as itself alone.
+func (a Address) Same(b Address) bool { return a.bare() == b.bare() }
+
+// bare spells an address in one way: the network without a family that the host
+// tells, and no host for a wildcard.
+func (a Address) bare() Address {
+	ip, err := netip.ParseAddr(a.Host)
+	switch {
+	case a.Network == "unix" || a.Host != "" && err != nil:
+		return a
+	case a.Host == "":
+		return a
+	case ip == netip.IPv4Unspecified():
+		a.Network, a.Host = strings.TrimRight(a.Network, "46")+"4", ""
+	case ip == netip.IPv6Unspecified():
+		a.Host = "" // "tcp" with it takes IPv4 too
+	default:
+		a.Network = strings.TrimRight(a.Network, "46")
+	}
+	return a
+}
+
 // endpoint is the address as error messages show it: "tcp :80".
 func (a Address) endpoint() string {
 	if a.Network == "unix" {

@@ -94,3 +94,24 @@ func (e endpoint) whisper(fd int) error {
 	}
 	return nil
 }
+
+// undeafen is hear for a socket in a worker's hands: it undoes what the launcher does to
+// sockets, deafness and the sign of a proof, and leaves what only a worker does.
+func (e endpoint) undeafen(fd int) error {
+	if !e.stream {
+		if p := filter(fd); p == nil || !ownFilter(p) {
+			return nil
+		}
+		return detachFilter(fd)
+	}
+	for _, o := range e.ttlOptions() {
+		ttl, err := unix.GetsockoptInt(fd, o[0], o[1])
+		if err == nil && (ttl == ttlDeaf || ttl == ttlProof) {
+			err = unix.SetsockoptInt(fd, o[0], o[1], ttlAny)
+		}
+		if err != nil {
+			return fmt.Errorf("reset smallest TTL: %w", err)
+		}
+	}
+	return nil
+}

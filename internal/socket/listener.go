@@ -16,10 +16,13 @@ package socket
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
+
+	"baton/internal/keep"
 )
 
 // DefaultBacklog is the accept queue asked for when Options.Backlog is 0; the
@@ -79,9 +82,28 @@ const (
 // A unix socket's clients have no address: its shares take turns, whatever their
 // sides (see Steer).
 type Share struct {
-	Slot   int
-	Weight int
-	Side   int // 0 or 1
+	Slot   int `json:"slot"`
+	Weight int `json:"weight"`
+	Side   int `json:"side,omitempty"` // 0 or 1
+}
+
+// checkTable refuses what has no meaning.
+func checkTable(table []Share, exists func(slot int) bool) error {
+	if len(table) == 0 {
+		return errors.New("no slot to steer to")
+	}
+	for _, s := range table {
+		if !exists(s.Slot) {
+			return fmt.Errorf("slot %d: %w", s.Slot, ErrNoSlot)
+		}
+		if s.Weight < 1 {
+			return fmt.Errorf("slot %d: weight %d is less than 1", s.Slot, s.Weight)
+		}
+		if s.Side != 0 && s.Side != 1 {
+			return fmt.Errorf("slot %d: side %d is neither 0 nor 1", s.Slot, s.Side)
+		}
+	}
+	return nil
 }
 
 // Pending is what waits on a slot and no worker has taken yet, without what a
@@ -200,6 +222,9 @@ type Listener interface {
 	// So ask for it only when a worker is started: one that still runs on the
 	// slot finds the flag changed under it.
 	FD(slot int) (int, error)
+	// Number is FD without any change: for whoever only needs to know which descriptor it
+	// is, or duplicates it into a worker that runs.
+	Number(slot int) (int, error)
 	// Inode is the socket's number as /proc/PID/fd and sock_diag show it. It
 	// changes when a broken socket is replaced.
 	Inode(slot int) (uint64, error)
@@ -256,6 +281,12 @@ type Listener interface {
 	// ignored repeats its SYN, and is refused once the slot is closed. Reserve
 	// takes it back. A call that refuses anything waits some 10 ms: name all slots in one.
 	Refuse(slots ...int) error
+	// Keep tells what Resume needs to go on with the same sockets in another process,
+	// and puts their descriptors into f under names that begin with the prefix. A
+	// socket has one name as long as it is there, and no other socket gets it. Nothing
+	// is changed and no system call is made, so it may be called after every change.
+	// What it returns is nothing to Resume once the Listener is closed.
+	Keep(prefix string, f *keep.Files) State
 	// Close closes every slot, closes Findings, and removes a unix socket's path.
 	// Duplicates in workers' hands live on.
 	Close() error

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"golang.org/x/net/bpf"
 )
@@ -205,7 +206,7 @@ func hashFlow() []bpf.Instruction {
 // The filters below are classic socket filters (SO_ATTACH_FILTER). They see the
 // packet from its tcp or udp header on; the number returned is how much of the
 // packet to keep, 0 drops it. A dropped packet counts in SK_MEMINFO_DROPS.
-const keep = 0xffffffff
+const wholePacket = 0xffffffff
 
 // dropSYN drops what would begin a connection and lets all else pass, also on
 // the accepted sockets, which inherit it and never see a pure SYN.
@@ -216,7 +217,7 @@ func dropSYN() []bpf.RawInstruction {
 		bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: syn | ack},
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: syn, SkipFalse: 1},
 		bpf.RetConstant{Val: 0},
-		bpf.RetConstant{Val: keep},
+		bpf.RetConstant{Val: wholePacket},
 	)
 }
 
@@ -227,7 +228,22 @@ func dropAll() []bpf.RawInstruction {
 
 // dropFrom drops what comes from one address and port.
 func dropFrom(from netip.AddrPort) []bpf.RawInstruction {
-	return assemble(append(isolate(isolation{from: from, index: 0}), bpf.RetConstant{Val: keep})...)
+	return assemble(append(isolate(isolation{from: from, index: 0}), bpf.RetConstant{Val: wholePacket})...)
+}
+
+// ownFilter tells whether a udp filter is one of those, whatever the address it drops from.
+func ownFilter(p []bpf.RawInstruction) bool {
+	if slices.Equal(p, dropAll()) {
+		return true
+	}
+	return slices.ContainsFunc([]netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}, func(any netip.Addr) bool {
+		return slices.EqualFunc(p, dropFrom(netip.AddrPortFrom(any, 0)), func(a, b bpf.RawInstruction) bool {
+			if a.Op&0x07 == 0x05 { // BPF_JMP, whose constant is a part of the address
+				a.K = b.K
+			}
+			return a == b
+		})
+	})
 }
 
 // assemble is for programs without variable parts, which cannot go wrong: an

@@ -30,6 +30,7 @@ type shared struct {
 	told    bool // that the backlog was restored
 	watch   *watch
 	closed  bool
+	made    int // sockets so far
 }
 
 func listenShared(a Address, at endpoint, o Options, reason string) (Listener, error) {
@@ -37,7 +38,7 @@ func listenShared(a Address, at endpoint, o Options, reason string) (Listener, e
 	if err != nil {
 		return nil, err
 	}
-	m := &member{fd: fd, slot: notSlot}
+	m := &member{fd: fd, number: 1, slot: notSlot}
 	l := &shared{base: newBase(a, at, o), o: o}
 	if err := l.open(m); err != nil {
 		unix.Close(fd) // a socket that did not come to be has nothing to lose
@@ -50,28 +51,38 @@ func listenShared(a Address, at endpoint, o Options, reason string) (Listener, e
 func newShared(b base, o Options, m *member, reason string) (Listener, error) {
 	l := &shared{
 		base: b, reason: reason, origins: b.at.origins(), done: make(chan struct{}),
-		o: o, only: m, slots: map[int]bool{0: true},
+		o: o, only: m, made: m.number, slots: map[int]bool{0: true},
 	}
 	if err := unix.SetNonblock(m.fd, o.NonBlocking); err != nil {
 		unix.Close(m.fd) // the listener does not come to be
 		return nil, fmt.Errorf("set O_NONBLOCK: %w", err)
 	}
+	if err := l.startWatch(); err != nil {
+		unix.Close(m.fd) // the listener does not come to be
+		return nil, err
+	}
+	return l, nil
+}
+
+func (l *shared) startWatch() error {
 	w, err := newWatch(func() {
 		if err := l.Maintain(); err != nil && !errors.Is(err, ErrClosed) {
 			l.log.Warn("the socket stopped listening and could not be replaced", "error", err)
 		}
 	})
-	if err == nil {
-		l.watch = w
-		if err = w.add(m.fd); err != nil {
-			w.close()
-		}
-	}
 	if err != nil {
-		unix.Close(m.fd) // the listener does not come to be
-		return nil, err
+		return err
 	}
-	return l, nil
+	l.mu.Lock() // a socket that is broken already is told at once
+	l.watch = w
+	if err = w.add(l.only.fd); err != nil {
+		l.closed = true
+	}
+	l.mu.Unlock()
+	if err != nil {
+		w.close()
+	}
+	return err
 }
 
 // open starts to listen on a bound socket and notes what the kernel made of it.
@@ -142,8 +153,13 @@ func (l *shared) Reserve(slot int) error {
 			return nil
 		}
 		l.refused = false
-		return errors.Join(detachFilter(l.only.fd), l.at.hear(l.only.fd))
+		return l.hear(l.only.fd)
 	})
+}
+
+// hear takes back refuse.
+func (l *shared) hear(fd int) error {
+	return errors.Join(detachFilter(fd), l.at.hear(fd))
 }
 
 // Unite changes nothing: all slots are one socket as it is.
@@ -171,6 +187,9 @@ func (l *shared) FD(slot int) (fd int, err error) {
 	})
 	return fd, err
 }
+
+// Number is FD, which changes nothing here.
+func (l *shared) Number(slot int) (int, error) { return l.FD(slot) }
 
 func (l *shared) Inode(slot int) (inode uint64, err error) {
 	err = l.with(slot, "inode of", func() error {
@@ -255,7 +274,8 @@ func (l *shared) replace() error {
 	if err != nil {
 		return err
 	}
-	m := &member{fd: fd, slot: notSlot}
+	l.made++
+	m := &member{fd: fd, number: l.made, slot: notSlot}
 	err = l.open(m)
 	if err == nil {
 		err = unix.SetNonblock(fd, l.o.NonBlocking)
@@ -360,6 +380,9 @@ func (l *shared) Close() error {
 
 	l.watch.close()
 	l.probes.Wait()
+	if l.only.foreign != nil && l.refused {
+		_ = l.hear(l.only.fd) // that would be for the next Adopt to do
+	}
 	unix.Close(l.only.fd) // the connections still queued end here, as Close says
 	l.found.close()
 	return nil

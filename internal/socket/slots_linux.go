@@ -91,6 +91,15 @@ func (g *steered) FD(slot int) (int, error) {
 	return fd, err
 }
 
+func (g *steered) Number(slot int) (int, error) {
+	fd := -1
+	err := g.with(slot, "descriptor of", func(m *member) error {
+		fd = m.fd
+		return nil
+	})
+	return fd, err
+}
+
 // handOver makes O_NONBLOCK what the workers are to find, whatever the slot's
 // last one left.
 func (g *steered) handOver(m *member) error {
@@ -174,25 +183,6 @@ func (g *steered) Steer(table []Share) error {
 	})
 	settle()
 	return err
-}
-
-// checkTable refuses what has no meaning.
-func checkTable(table []Share, exists func(slot int) bool) error {
-	if len(table) == 0 {
-		return errors.New("no slot to steer to")
-	}
-	for _, s := range table {
-		if !exists(s.Slot) {
-			return fmt.Errorf("slot %d: %w", s.Slot, ErrNoSlot)
-		}
-		if s.Weight < 1 {
-			return fmt.Errorf("slot %d: weight %d is less than 1", s.Slot, s.Weight)
-		}
-		if s.Side != 0 && s.Side != 1 {
-			return fmt.Errorf("slot %d: side %d is neither 0 nor 1", s.Slot, s.Side)
-		}
-	}
-	return nil
 }
 
 func (g *steered) Probe(ctx context.Context, slot int, owner func(inode uint64) bool) error {

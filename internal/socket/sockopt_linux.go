@@ -52,6 +52,20 @@ func filtered(fd int) bool {
 	return errno == 0 && n > 0
 }
 
+// filter is the socket's packet filter; nil for none.
+func filter(fd int) []bpf.RawInstruction {
+	p := make([]bpf.RawInstruction, bpfMaxInstructions)
+	n := uint32(len(p))
+	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER,
+		uintptr(unsafe.Pointer(&p[0])), uintptr(unsafe.Pointer(&n)), 0)
+	if errno != 0 || n == 0 {
+		return nil // one that is not classic BPF is a worker's as well
+	}
+	return p[:min(int(n), len(p))]
+}
+
+const bpfMaxInstructions = 4096 // BPF_MAXINSNS, linux/bpf_common.h
+
 // memory is what SO_MEMINFO tells; fields as in linux/sock_diag.h.
 type memory struct {
 	received uint32 // bytes allocated for what is unread, with the kernel's overhead

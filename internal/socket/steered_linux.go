@@ -42,6 +42,7 @@ type steered struct {
 	isolated map[netip.AddrPort]int // probes under way, and the slots they go to
 	watch    *watch
 	closed   bool
+	made     int // members so far
 
 	backlogs  map[int]bool         // slots whose backlog was reported as restored
 	seen      []uint64             // inodes of the group at the last look, in the kernel's hash order
@@ -53,10 +54,12 @@ type steered struct {
 // member is one socket of the group.
 type member struct {
 	fd      int // -1 for a stranger's
+	number  int // of its descriptor's name (Keep)
 	inode   uint64
 	slot    int              // the first of those that have it, or notSlot
 	backlog int              // as the kernel took it
 	refused bool             // its slots are
+	foreign *Foreign         // systemd's, who has it too; nil for one of our own making
 	left    []netip.AddrPort // connections of probes that may still be queued
 }
 
@@ -133,7 +136,7 @@ func bindGroup(at *endpoint) (int, error) {
 
 // build makes the first members: the anchor from fd, slot 0, and the guards.
 func (g *steered) build(fd int) error {
-	anchor := &member{fd: fd, slot: notSlot}
+	anchor := g.member(fd)
 	g.order = append(g.order, anchor)
 	if err := g.at.deafen(fd); err != nil {
 		return err
@@ -156,6 +159,12 @@ func (g *steered) build(fd int) error {
 		}
 	}
 	return nil
+}
+
+// member is a socket that is new to the group, with a number that no other had.
+func (g *steered) member(fd int) *member {
+	g.made++
+	return &member{fd: fd, number: g.made, slot: notSlot}
 }
 
 // open starts to listen on a bound member and notes what the kernel made of it.
@@ -182,7 +191,7 @@ func (g *steered) join() error {
 	if err != nil {
 		return err
 	}
-	m := &member{fd: fd, slot: notSlot}
+	m := g.member(fd)
 	err = g.at.prepare(fd)
 	if err == nil {
 		err = reusePort(fd, 1)
@@ -343,14 +352,12 @@ func (g *steered) intoShared(reason string) (Listener, error) {
 
 // discard closes every socket.
 func (g *steered) discard() {
-	for _, m := range g.order {
-		if !m.stranger() {
-			unix.Close(m.fd) // the connections still queued end here, as Close says
-		}
+	if theirs := g.giveBack(); theirs != nil {
+		unix.Close(theirs.fd) // it has its queue still
 	}
-	g.order = nil
 }
 
+// startWatch takes mu, for a socket that is broken already is told at once.
 func (g *steered) startWatch() error {
 	w, err := newWatch(func() {
 		if err := g.Maintain(); err != nil && !errors.Is(err, ErrClosed) {
@@ -360,13 +367,24 @@ func (g *steered) startWatch() error {
 	if err != nil {
 		return err
 	}
+	if err := g.watchAll(w); err != nil {
+		w.close()
+		return err
+	}
+	return nil
+}
+
+// watchAll closes the listener to the watch when it fails.
+func (g *steered) watchAll(w *watch) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	g.watch = w
 	for _, m := range g.order {
 		if m.stranger() {
 			continue
 		}
 		if err := w.add(m.fd); err != nil {
-			w.close()
+			g.closed = true
 			return err
 		}
 	}

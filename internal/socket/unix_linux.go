@@ -56,7 +56,8 @@ type unixListener struct {
 	table  []Share           // of the last Steer
 	period time.Duration     // of turns
 	old    []*unixSlot       // sockets that no slot has any more, with something queued
-	made   int               // sockets so far
+	made   int               // names of files in the private directory so far
+	count  int               // descriptors with a number so far
 	closed bool
 
 	endTurns func()
@@ -67,6 +68,7 @@ type unixListener struct {
 type unixSlot struct {
 	number  int // of the slot, or the first of all that share it
 	key     int // name of its file in the private directory
+	id      int // number of its descriptor's name (Keep); a fresh socket has another
 	fd      int
 	inode   uint64      // of the socket
 	file    fileID      // of the file it is bound to
@@ -74,17 +76,17 @@ type unixSlot struct {
 	backlog uint32      // as the kernel took it; 0 if it could not be asked
 	names   int         // the watch of its names, -1 for none
 	refused bool
-	given   []int // connections of probes that were given up, in its queue
+	given   []givenUp // connections of probes, in its queue
 }
+
+// givenUp is the launcher's end of a connection.
+type givenUp struct{ fd, id int }
 
 // link is the name of the socket's file in the private directory.
 func (s *unixSlot) link() string { return strconv.Itoa(s.key) }
 
 func listenUnix(ctx context.Context, a Address, o Options) (Listener, error) {
-	l := &unixListener{name: o.Name, address: a, o: o,
-		log: o.logger().With("listener", o.Name), found: newFindings(o.Name), done: make(chan struct{}),
-		slots: make(map[int]*unixSlot), bound: make(map[string]bool), told: make(map[int]bool),
-		table: []Share{{Slot: 0, Weight: 1}}, period: turnPeriod, endTurns: func() {}}
+	l := newUnix(a, o)
 	err := ctx.Err()
 	if err == nil {
 		err = l.open()
@@ -95,6 +97,13 @@ func listenUnix(ctx context.Context, a Address, o Options) (Listener, error) {
 		return nil, fmt.Errorf("listen unix %s: %w", a.Path, err)
 	}
 	return l, nil
+}
+
+func newUnix(a Address, o Options) *unixListener {
+	return &unixListener{name: o.Name, address: a, o: o,
+		log: o.logger().With("listener", o.Name), found: newFindings(o.Name), done: make(chan struct{}),
+		slots: make(map[int]*unixSlot), bound: make(map[string]bool), told: make(map[int]bool),
+		table: []Share{{Slot: 0, Weight: 1}}, period: turnPeriod, endTurns: func() {}}
 }
 
 // open makes slot 0 and lets the path lead to it.
@@ -158,7 +167,7 @@ func connectUnix(path string) (fd int, err error) {
 
 // add reserves a slot; l.mu is held.
 func (l *unixListener) add(number int) (*unixSlot, error) {
-	s, err := l.socket(number)
+	s, err := l.socket(number, l.made)
 	if err == nil {
 		l.slots[number] = s
 	}
@@ -166,8 +175,8 @@ func (l *unixListener) add(number int) (*unixSlot, error) {
 }
 
 // socket makes one more socket, whose first slot it is to be; l.mu is held.
-func (l *unixListener) socket(number int) (*unixSlot, error) {
-	s, err := l.make(number, l.made)
+func (l *unixListener) socket(number, key int) (*unixSlot, error) {
+	s, err := l.make(number, key)
 	if err != nil {
 		return nil, err
 	}
@@ -175,13 +184,14 @@ func (l *unixListener) socket(number int) (*unixSlot, error) {
 		unix.Close(s.fd) // nobody has connected yet
 		return nil, err
 	}
-	l.made++
+	l.made = max(l.made, s.key+1)
 	return s, nil
 }
 
 // make makes a listening socket for a slot and gives its file the key as a name.
 func (l *unixListener) make(number, key int) (_ *unixSlot, err error) {
-	s := &unixSlot{number: number, key: key, names: -1}
+	l.count++
+	s := &unixSlot{number: number, key: key, id: l.count, names: -1}
 	var bound string
 	if s.fd, bound, err = l.place.bind(); err != nil {
 		return nil, err
@@ -312,6 +322,9 @@ func (l *unixListener) admit(s *unixSlot) error {
 		return nil
 	}
 	s.refused = false
+	if l.place.foreign {
+		return nil
+	}
 	if l.at != s && !(l.at.refused && l.steered(s)) {
 		return nil
 	}
@@ -329,6 +342,16 @@ func (l *unixListener) FD(number int) (int, error) {
 	if err == nil && l.reason == "" && len(having(l.slots, s)) == 1 {
 		err = l.handOver(s)
 	}
+	if err != nil {
+		return -1, l.fail("descriptor of", err)
+	}
+	return s.fd, nil
+}
+
+func (l *unixListener) Number(number int) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s, err := l.slot(number)
 	if err != nil {
 		return -1, l.fail("descriptor of", err)
 	}
@@ -371,7 +394,7 @@ func (l *unixListener) Apply(o Options) error {
 		if err := l.listen(s); err != nil {
 			errs = append(errs, err)
 		}
-		if directory, name, ok := l.whereIs(s); ok {
+		if directory, name, ok := l.whereIs(s); ok && !l.place.foreign {
 			if err := own(directory, name, s.file, l.o, s.plain); err != nil {
 				errs = append(errs, err)
 			}
@@ -406,7 +429,7 @@ func (l *unixListener) Refuse(numbers ...int) error {
 		}
 		s.refused = true
 	}
-	if !l.at.refused {
+	if !l.at.refused || l.place.foreign {
 		return nil
 	}
 	for _, s := range l.sockets() {
@@ -451,7 +474,9 @@ func (l *unixListener) Close() error {
 	l.found.close()
 	var errs []error
 	for _, s := range l.sockets() {
-		errs = append(errs, l.place.hide(s.file))
+		if !l.place.foreign {
+			errs = append(errs, l.place.hide(s.file))
+		}
 		s.forget()
 		unix.Close(s.fd) // what is queued is the workers', who have duplicates
 	}

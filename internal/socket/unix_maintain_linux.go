@@ -102,6 +102,9 @@ func (l *unixListener) Maintain() error {
 // without pause for the path.
 func (l *unixListener) maintain(woken bool) error {
 	var errs []error
+	if l.place.foreign {
+		return l.mendForeign()
+	}
 	if !l.place.intact() {
 		if err := l.move(); err != nil {
 			return err // there is nowhere to put anything
@@ -129,6 +132,27 @@ func (l *unixListener) mend(s *unixSlot) error {
 	if _, err := s.unaccepted(); err != nil {
 		return err
 	}
+	return l.mendBacklog(s)
+}
+
+// mendForeign has only the backlog to see to. A socket of the launcher's own in the
+// place of one that is shut down would not have the path.
+func (l *unixListener) mendForeign() error {
+	for _, s := range l.sockets() {
+		if broken(s.fd) {
+			return errors.New("the socket was shut down, and is not ours to replace: who made it must make it anew")
+		}
+		if _, err := s.unaccepted(); err != nil {
+			return err
+		}
+		if err := l.mendBacklog(s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (l *unixListener) mendBacklog(s *unixSlot) error {
 	if s.backlog == 0 {
 		return nil
 	}

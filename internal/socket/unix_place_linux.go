@@ -23,6 +23,8 @@ type unixPlace struct {
 	parent  int    // descriptor (O_PATH) of the directory of the path
 	private int    // descriptor of the private directory, locked
 
+	foreign bool // the path is not ours: there is no private directory (-1)
+
 	// noLinks says why this file system makes no hard links to a socket; then a
 	// socket has one name, the path.
 	noLinks error
@@ -65,6 +67,66 @@ func openPlace(path string) (*unixPlace, error) {
 		return nil, err
 	}
 	return p, nil
+}
+
+// resumePlace goes on with the private directory that a launcher before this one had: by
+// its descriptor, with which comes the lock, or for want of one (-1) by its name. What
+// is in it stays.
+func resumePlace(path string, private int) (*unixPlace, error) {
+	p := &unixPlace{path: path, base: filepath.Base(path), private: private}
+	p.hidden = ".baton-" + p.base
+	var err error
+	if private >= 0 {
+		// The directory it is in, whatever that is called by now.
+		p.parent, err = unix.Openat(private, "..", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return nil, fmt.Errorf("open the directory of %s: %w", p.sibling(p.hidden), err)
+		}
+	} else if err = p.reopen(); err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(p.private, unix.LOCK_EX|unix.LOCK_NB); err == unix.EWOULDBLOCK {
+		err = fmt.Errorf("%w (held by %s)", unix.EADDRINUSE, lockHolder(p.private))
+		p.giveBack(private)
+		return nil, err
+	} else if err != nil {
+		p.giveBack(private)
+		return nil, fmt.Errorf("lock %s: %w", p.sibling(p.hidden), err)
+	}
+	_ = writePID(p.private) // for who finds the lock taken; it may be gone, and is made anew then
+	return p, nil
+}
+
+// reopen opens both directories by name.
+func (p *unixPlace) reopen() (err error) {
+	dir := filepath.Dir(p.path)
+	if p.parent, err = unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+		return fmt.Errorf("open %s: %w", dir, err)
+	}
+	err = unix.Mkdirat(p.parent, p.hidden, 0o700)
+	if err == nil || err == unix.EEXIST {
+		p.private, err = unix.Openat(p.parent, p.hidden, unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	}
+	var st unix.Stat_t
+	if err == nil {
+		err = unix.Fstat(p.private, &st)
+	}
+	if err == nil && int(st.Uid) != os.Geteuid() {
+		err = fmt.Errorf("of uid %d", st.Uid)
+	}
+	if err != nil {
+		p.giveBack(-1)
+		return fmt.Errorf("open %s: %w", p.sibling(p.hidden), err)
+	}
+	return nil
+}
+
+// giveBack closes what was opened, and not a descriptor that was given.
+func (p *unixPlace) giveBack(given int) {
+	if given >= 0 {
+		p.private = -1
+	}
+	p.release()
 }
 
 // claim makes the private directory ours. It repeats itself where another
@@ -251,6 +313,10 @@ func (p *unixPlace) hide(file fileID) error {
 // remove takes away the private directory with all links in it, and the lock
 // last, so that nobody else's is taken away.
 func (p *unixPlace) remove() error {
+	if p.foreign {
+		p.release()
+		return nil
+	}
 	err := clearDirectory(p.private)
 	if _, ok := p.named(p.private); ok && err == nil {
 		err = unix.Unlinkat(p.parent, p.hidden, unix.AT_REMOVEDIR)

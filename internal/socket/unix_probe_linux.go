@@ -60,9 +60,9 @@ func idle(fd int) bool {
 // slot's queue, and closes the others. They were kept open until now because
 // the kernel tells nothing of a queued connection whose client has closed.
 func (s *unixSlot) unaccepted() (int, error) {
-	var still []int
-	for _, fd := range s.given {
-		client, err := socketInode(fd)
+	var still []givenUp
+	for _, g := range s.given {
+		client, err := socketInode(g.fd)
 		if err != nil {
 			return 0, err
 		}
@@ -71,12 +71,12 @@ func (s *unixSlot) unaccepted() (int, error) {
 			return 0, err
 		}
 		if d.Peer == 0 && d.Shutdown&unixEnded == 0 {
-			still = append(still, fd)
+			still = append(still, g)
 		}
 	}
-	for _, fd := range s.given {
-		if !slices.Contains(still, fd) {
-			unix.Close(fd) // it carried nothing
+	for _, g := range s.given {
+		if !slices.Contains(still, g) {
+			unix.Close(g.fd) // it carried nothing
 		}
 	}
 	s.given = still
@@ -85,8 +85,8 @@ func (s *unixSlot) unaccepted() (int, error) {
 
 // forget closes what probes have left.
 func (s *unixSlot) forget() {
-	for _, fd := range s.given {
-		unix.Close(fd) // it carried nothing
+	for _, g := range s.given {
+		unix.Close(g.fd) // it carried nothing
 	}
 	s.given = nil
 }
@@ -311,7 +311,8 @@ func (l *unixListener) giveUp(number int, inode uint64, fd int) {
 		unix.Close(fd) // the queue it was in has gone
 		return
 	}
-	s.given = append(s.given, fd)
+	l.count++
+	s.given = append(s.given, givenUp{fd: fd, id: l.count})
 }
 
 // ended tells how a connection ended that we did not close: accepted and

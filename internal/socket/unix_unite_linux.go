@@ -38,7 +38,7 @@ func (l *unixListener) unite(numbers []int) error {
 		return err
 	}
 	if one == nil {
-		if one, err = l.socket(slices.Min(numbers)); err != nil {
+		if one, err = l.socket(slices.Min(numbers), l.made); err != nil {
 			return err
 		}
 	}

@@ -1,8 +1,9 @@
-// Package systemd writes what systemd reads: units by which it runs a launcher.
+// Package systemd writes what systemd reads: units by which it runs a launcher, and
+// messages by which the launcher tells how it is (Notifier).
 //
-// The invariant: whatever an application's name, words and paths hold, the unit says
-// that and nothing else; and what baton did not write is never taken for what it did.
-// The package only makes text: it asks systemd for nothing.
+// The invariants: whatever an application's name, words and paths hold, the unit says
+// that and nothing else; what baton did not write is never taken for what it did; and
+// a manager that does not read keeps nobody waiting. The package asks systemd for nothing.
 package systemd
 
 import (
@@ -20,6 +21,7 @@ type Service struct {
 	App         string   // the application's name
 	Exec        []string // the program, by its absolute path, and its words
 	Reload      []string // likewise
+	Cleanup     []string // likewise: for when it has ended
 	Directory   string   // absolute
 	Environment string   // a file of variables; absolute, or ""
 	// Stop is how long a stop may take before systemd kills; 0: as long as it takes.
@@ -54,7 +56,24 @@ func (s Service) Text() (string, error) {
 		}
 	}
 	var b strings.Builder
-	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
+	s.unit(&b)
+	s.service(&b)
+	if s.Own {
+		b.WriteString(everywhere)
+	} else {
+		b.WriteString(sandbox(s.Directory, s.User == ""))
+	}
+	target := "multi-user.target"
+	if s.Own {
+		target = "default.target"
+	}
+	b.WriteString("\n[Install]\nWantedBy=" + target + "\n")
+	return b.String(), nil
+}
+
+// unit writes the first section.
+func (s Service) unit(b *strings.Builder) {
+	line := printer(b)
 	line(Mark)
 	line("")
 	line("[Unit]")
@@ -64,16 +83,20 @@ func (s Service) Text() (string, error) {
 		line("After=network-online.target")
 	}
 	if s.User != "" {
-		// Its /run/user, where its launchers are looked for, is there when its manager is.
+		line("# Its /run/user, where its launchers are looked for, is there when its manager is.")
 		line("Wants=user@%s.service", s.UID)
 		line("After=user@%s.service", s.UID)
 	}
-	// A configuration that is wrong at boot is wrong for good: six tries, and it stays down.
-	line("StartLimitIntervalSec=60")
-	line("StartLimitBurst=6")
+	line("# However often: what a start lacks today, a database for one, may be there tomorrow.")
+	line("StartLimitIntervalSec=0")
+}
+
+// service writes the second, but for the sandbox.
+func (s Service) service(b *strings.Builder) {
+	line := printer(b)
 	line("")
 	line("[Service]")
-	line("Type=simple")
+	b.WriteString(told)
 	if s.User != "" {
 		line("User=%s", s.User)
 		line("Environment=XDG_RUNTIME_DIR=/run/user/%s", s.UID)
@@ -83,27 +106,53 @@ func (s Service) Text() (string, error) {
 		line("EnvironmentFile=%s", specifiers(s.Environment))
 	}
 	line("ExecStart=%s", command(s.Exec))
+	line("# Fails when the newcomer does; the old generation serves on then.")
 	line("ExecReload=%s", command(s.Reload))
-	// TERM for baton alone, which drains; KILL for everybody when it took too long.
-	line("KillMode=mixed")
+	b.WriteString(lifetime)
+	line("ExecStopPost=%s", command(s.Cleanup))
 	if s.Stop > 0 {
+		line("# More than a drain may take.")
 		line("TimeoutStopSec=%d", int64((s.Stop+time.Second-1)/time.Second))
 	} else {
 		line("TimeoutStopSec=infinity")
 	}
-	line("Restart=on-failure")
-	line("RestartSec=1")
-	// Wrong words, a wrong configuration, a name that is taken: the next try changes nothing.
-	line("RestartPreventExitStatus=2 5 6")
-	line("")
-	line("[Install]")
-	if s.Own {
-		line("WantedBy=default.target")
-	} else {
-		line("WantedBy=multi-user.target")
-	}
-	return b.String(), nil
+	b.WriteString(again)
 }
+
+func printer(b *strings.Builder) func(format string, args ...any) {
+	return func(format string, args ...any) { fmt.Fprintf(b, format+"\n", args...) }
+}
+
+const told = `# Active when the first generation serves; reloading and stopping are told as well. Only
+# the launcher is listened to: it is the one that workers tell that they are ready.
+Type=notify
+NotifyAccess=main
+# Told by the loop that does the work. A launcher that hangs is ended, with a trace of where
+# in the journal, and followed by another.
+WatchdogSec=30
+TimeoutAbortSec=10
+`
+
+const lifetime = `# The launcher alone is told to end, and ends its workers itself once they have drained.
+# systemd.kill(5) does not recommend this, since processes may be left running. Here they
+# must be: when the launcher is killed, what serves shall not be killed with it. Whoever
+# is left when the unit has been stopped is ended by baton cleanup.
+KillMode=process
+`
+
+const again = `# Exit codes after which another try changes nothing: ended because it was asked to, as by
+# baton stop (0), a configuration that is wrong (5), a name that is taken (6). Not 2: a Go
+# program that crashes, or that a watchdog ends, has that one.
+Restart=always
+RestartSec=1
+RestartPreventExitStatus=0 5 6
+# One process too big for the machine is no reason to end the others.
+OOMPolicy=continue
+# Control groups below its own are baton's to make.
+Delegate=yes
+# Room for what is to outlive the launcher: sockets, and handles of workers.
+FileDescriptorStoreMax=4096
+`
 
 // specifiers keeps "%" from being one (systemd.unit(5)).
 func specifiers(s string) string { return strings.ReplaceAll(s, "%", "%%") }

@@ -8,13 +8,15 @@ import (
 	"testing"
 	"time"
 
+	"baton/internal/testkit"
+
 	"github.com/google/go-cmp/cmp"
 )
 
 func web() Service {
 	return Service{
 		App: "web", Exec: []string{"/usr/bin/true", "run", "--name", "web", "--", "./server", "a b", "100%", "$HOME", `"\`, ";", "", "é", "l\nf"},
-		Reload: []string{"/usr/bin/true", "reload", "web"}, Directory: "/tmp", Environment: "/var/lib/baton/apps/web.env", Stop: 41500 * time.Millisecond,
+		Reload: []string{"/usr/bin/true", "reload", "web"}, Cleanup: []string{"/usr/bin/true", "cleanup", "web"}, Directory: "/tmp", Environment: "/var/lib/baton/apps/web.env", Stop: 41500 * time.Millisecond,
 	}
 }
 
@@ -32,7 +34,7 @@ func TestTheUnit(t *testing.T) {
 	for _, want := range []string{
 		"ExecStart=/usr/bin/true run --name web -- ./server \"a b\" \"100%%\" $$HOME \"\\\"\\\\\" \";\" \"\" é \"l\\x0af\"\n",
 		"ExecReload=/usr/bin/true reload web\n", "WorkingDirectory=/tmp\n", "EnvironmentFile=/var/lib/baton/apps/web.env\n",
-		"TimeoutStopSec=42\n", "KillMode=mixed\n", "WantedBy=multi-user.target\n",
+		"TimeoutStopSec=42\n", "\nType=notify\nNotifyAccess=main\n", "KillMode=process\n", "ExecStopPost=/usr/bin/true cleanup web\n", "\nRestartPreventExitStatus=0 5 6\n", "WantedBy=multi-user.target\n",
 	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("no %q in\n%s", want, got)
@@ -82,11 +84,14 @@ func TestTheNameIsOneOfAUnit(t *testing.T) {
 func TestSystemdFindsNoFault(t *testing.T) {
 	verify, err := exec.LookPath("systemd-analyze")
 	if err != nil {
-		t.Skip("systemd-analyze is not installed")
+		testkit.Lack(t, "systemd-analyze is not installed")
 	}
-	for _, user := range []bool{false, true} {
+	for _, of := range []string{"root", "joe", "joe's own manager"} {
 		s := web()
-		s.Own = user
+		user := of != "root" && of != "joe"
+		if s.Own = user; of == "joe" {
+			s.User, s.UID = "games", "5" // one that there is
+		}
 		path := filepath.Join(t.TempDir(), Name("web"))
 		if err := os.WriteFile(path, []byte(text(t, s)), 0o644); err != nil {
 			t.Fatal(err)
@@ -100,6 +105,42 @@ func TestSystemdFindsNoFault(t *testing.T) {
 		out, err := cmd.CombinedOutput()
 		if err != nil || strings.Contains(string(out), Name("web")) {
 			t.Errorf("%v: %v\n%s", args, err, out)
+		}
+	}
+}
+
+// systemd's own judgement of what it keeps from the application.
+func TestSystemdCallsTheSandboxOK(t *testing.T) {
+	analyze, err := exec.LookPath("systemd-analyze")
+	if err != nil {
+		testkit.Lack(t, "systemd-analyze is not installed")
+	}
+	for _, user := range []string{"", "joe"} {
+		s := web()
+		s.User, s.UID = user, "1000"
+		path := filepath.Join(t.TempDir(), Name("web"))
+		if err := os.WriteFile(path, []byte(text(t, s)), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		out, err := exec.Command(analyze, "security", "--offline=yes", "--no-pager", "--threshold=49", path).CombinedOutput()
+		if err != nil {
+			t.Errorf("user %q: %v\n%s", user, err, out)
+			continue
+		}
+		t.Logf("user %q: %s", user, out[strings.Index(string(out), "Overall"):])
+	}
+}
+
+func TestAnApplicationBelowWhatIsReadOnlyCanWriteThere(t *testing.T) {
+	s := web()
+	for dir, want := range map[string]string{
+		"/usr/local/app": "ReadWritePaths=/usr/local/app\n", "/etc": "", "/srv/a": "", "/usrlocal": "", "/": "",
+		"/etc/100% a": "ReadWritePaths=\"/etc/100%% a\"\n",
+	} {
+		s.Directory = dir
+		got := text(t, s)
+		if want != "" && !strings.Contains(got, want) || want == "" && strings.Contains(got, "ReadWritePaths") {
+			t.Errorf("in %s, want %q:\n%s", dir, want, got)
 		}
 	}
 }

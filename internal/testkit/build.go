@@ -16,10 +16,17 @@ var binary struct {
 	err  error
 }
 
+// EnvBinary in the environment is the path of a real baton that is built already: where
+// there is no Go, as in a machine that a test boots.
+const EnvBinary = "BATON_TESTKIT_BINARY"
+
 // Binary is the path of the real baton, built once per test process from the
 // tree that the tests are of, with the race detector when they have it.
 func Binary(t testing.TB) string {
 	t.Helper()
+	if path := os.Getenv(EnvBinary); path != "" {
+		return path
+	}
 	binary.once.Do(func() { binary.path, binary.err = build() })
 	if binary.err != nil {
 		t.Fatal(binary.err)

@@ -49,7 +49,11 @@ func (s *screen) act(key string) bool {
 	case a == nil:
 		s.say(plain, "no application is selected")
 	case a.ended && key != "R":
-		s.say(bad, a.name+" is not running")
+		text := a.name + " is not running"
+		if s.o.Restart != nil {
+			text += "; R starts it"
+		}
+		s.say(bad, text)
 	default:
 		s.ask = build(a)
 	}
@@ -100,8 +104,12 @@ func (s *screen) askRollback(a *application) *question {
 }
 
 func (s *screen) askRestart(a *application) *question {
-	return once("stop "+a.name+" and start it again? Connections are refused in between.", a.name+": a restart was asked for", func() tea.Msg {
-		return doneMsg{name: a.name, text: "restarted", err: s.o.Restart(s.ctx, a.name)}
+	text, says, came := "stop "+a.name+" and start it again? Connections are refused in between.", a.name+": a restart was asked for", "restarted"
+	if a.ended {
+		text, says, came = "start "+a.name+" as it was started before?", a.name+": a start was asked for", "started"
+	}
+	return once(text, says, func() tea.Msg {
+		return doneMsg{name: a.name, text: came, err: s.o.Restart(s.ctx, a.name)}
 	})
 }
 
@@ -203,6 +211,7 @@ func (s *screen) done(msg doneMsg) tea.Cmd {
 	if a != nil {
 		a.due = time.Time{}
 	}
+	s.listed = time.Time{} // it may have started or ended one
 	switch v := msg.verdict; {
 	case errors.Is(msg.err, context.Canceled):
 	case msg.err != nil:

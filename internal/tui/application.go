@@ -12,7 +12,8 @@ type application struct {
 	name   string
 	report *event.Report // the last one; nil: none yet
 	err    error         // why the last question had no answer
-	ended  bool          // its launcher was there and is not any more
+	ended  bool          // its launcher is not there, or not any more
+	rest   *event.Report // what is known of it then, as baton status has it; nil: nothing
 	asking bool          // a question is open
 	due    time.Time     // when the next one is to be asked
 
@@ -134,35 +135,16 @@ func connections(g event.Generation) (left int, known bool) {
 func (a *application) underway() bool {
 	return a.report.Stopping || a.report.State != event.StateServing ||
 		slices.ContainsFunc(a.report.Generations, func(g event.Generation) bool {
-			return g.Phase != "serving" || ready(g) < g.Wanted
+			return g.Phase != "serving" || g.Ready() < g.Wanted
 		})
 }
 
-// ready counts the workers that can serve.
-func ready(g event.Generation) int {
-	n := 0
-	for _, w := range g.Workers {
-		if w.State == "ready" && w.Role == "member" {
-			n++
-		}
-	}
-	return n
-}
-
-// shown is the generation that serves, else the newest; nil when there is none.
+// shown is the generation that stands for the application; nil when there is none.
 func (a *application) shown() *event.Generation {
 	if a.report == nil {
 		return nil
 	}
-	for i := range a.report.Generations {
-		if a.report.Generations[i].Phase == "serving" {
-			return &a.report.Generations[i]
-		}
-	}
-	if len(a.report.Generations) > 0 {
-		return &a.report.Generations[0]
-	}
-	return nil
+	return a.report.Shown()
 }
 
 // in is the newest generation in one of the phases; nil: none is.
@@ -182,6 +164,10 @@ func (a *application) in(phases ...string) *event.Generation {
 // way besides, as baton status does.
 func (a *application) state() (string, tone) {
 	switch {
+	case a.ended && a.rest != nil && a.rest.State == event.StateStopped:
+		return event.StateStopped, plain
+	case a.ended && a.rest != nil:
+		return clean(a.rest.State), bad
 	case a.ended:
 		return "ended", bad
 	case a.err != nil:

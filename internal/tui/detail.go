@@ -149,7 +149,7 @@ func (s *screen) motion() []string {
 }
 
 func (s *screen) motionOf(a *application, g event.Generation) string {
-	up := ready(g)
+	up := g.Ready()
 	workers := fmt.Sprintf("%d of %s ready", up, plural(g.Wanted, "worker"))
 	switch g.Phase {
 	case "preparing":

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"baton/internal/brief"
 )
 
 // figure is one graph.
@@ -63,7 +65,7 @@ func (s *screen) graphs(a *application, lines int) []string {
 		if lines == 1 {
 			rows = []string{label + " " + early + rows[0]}
 		} else {
-			most := fmt.Sprintf("up to %s, last %s", f.text(top), age(time.Duration(len(a.history.samples))*calm))
+			most := fmt.Sprintf("up to %s, last %s", f.text(top), brief.Age(time.Duration(len(a.history.samples))*calm))
 			for i := range rows {
 				rows[i] = early + rows[i]
 			}

@@ -57,6 +57,7 @@ type (
 	tickMsg time.Time
 	listMsg struct {
 		names []string
+		rest  []*event.Report // of those that don't run
 		err   error
 	}
 	reportMsg struct {
@@ -102,8 +103,7 @@ func (s *screen) questions() tea.Cmd {
 	if !s.listing && s.now.Sub(s.listed) >= calm {
 		s.listing, s.listed = true, s.now
 		all = append(all, func() tea.Msg {
-			names, err := control.List(s.o.Directory)
-			return listMsg{names, err}
+			return s.o.looked()
 		})
 	}
 	for _, a := range s.apps {
@@ -114,6 +114,16 @@ func (s *screen) questions() tea.Cmd {
 		all = append(all, s.status(a.name))
 	}
 	return tea.Batch(all...)
+}
+
+// looked is who runs, and who does not.
+func (o Options) looked() listMsg {
+	names, err := control.List(o.Directory)
+	if err != nil || o.Rest == nil {
+		return listMsg{names: names, err: err}
+	}
+	rest, err := o.Rest(names)
+	return listMsg{names, rest, err}
 }
 
 // patience is how long a launcher may take over its state before it is called silent.
@@ -129,8 +139,9 @@ func (s *screen) status(name string) tea.Cmd {
 	}
 }
 
-// found takes in which launchers there are. One that was there stays on the screen
-// when it has ended: that it did is what somebody may want to see.
+// found takes in which launchers there are, and which applications without. One that
+// was there stays on the screen when it has ended: that it did is what somebody may want
+// to see.
 func (s *screen) found(msg listMsg) tea.Cmd {
 	s.listing, s.answered = false, true
 	if msg.err != nil {
@@ -144,20 +155,39 @@ func (s *screen) found(msg listMsg) tea.Cmd {
 			s.apps = append(s.apps, a)
 		}
 		if a.ended {
-			a.ended, a.due = false, time.Time{}
+			a.ended, a.rest, a.due = false, nil, time.Time{}
 		}
 	}
 	for _, a := range s.apps {
 		if !slices.Contains(msg.names, a.name) {
 			s.end(a)
+			a.rest = nil
 		}
 	}
+	s.resting(msg.rest)
 	slices.SortFunc(s.apps, func(a, b *application) int { return strings.Compare(a.name, b.name) })
 	cmd := s.questions()
 	if s.app(s.selected) == nil && len(s.apps) > 0 {
-		return tea.Batch(cmd, s.choose(0))
+		first := slices.IndexFunc(s.apps, func(a *application) bool { return !a.ended })
+		return tea.Batch(cmd, s.choose(first))
 	}
 	return cmd
+}
+
+// resting takes in who does not run. Of those that never did since the screen is up, one
+// that was forgotten meanwhile goes.
+func (s *screen) resting(all []*event.Report) {
+	for _, r := range all {
+		a := s.app(r.Name)
+		if a == nil {
+			a = &application{name: r.Name, ended: true}
+			s.apps = append(s.apps, a)
+		}
+		if a.ended {
+			a.rest = r
+		}
+	}
+	s.apps = slices.DeleteFunc(s.apps, func(a *application) bool { return a.ended && a.report == nil && a.rest == nil })
 }
 
 func (s *screen) end(a *application) {
@@ -175,6 +205,7 @@ func (s *screen) reported(msg reportMsg) tea.Cmd {
 	if errors.Is(msg.err, control.ErrNotRunning) {
 		a.asking = false
 		s.end(a)
+		s.listed = time.Time{} // who does not run is told there
 		return nil
 	}
 	had, fresh := len(a.notices), a.report == nil || msg.err == nil && msg.report.PID != a.report.PID

@@ -1,6 +1,7 @@
 package tui
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -309,6 +310,47 @@ func TestALauncherThatEndsStaysInTheList(t *testing.T) {
 	if state, _ := s.app("web").state(); state != "serving" {
 		t.Errorf("web is %s after it was started again", state)
 	}
+}
+
+// What is known and does not run is listed as baton status has it, and can be started.
+func TestWhatDoesNotRunIsListedAndCanBeStarted(t *testing.T) {
+	s := display(t, 80, 24)
+	rest := []*event.Report{
+		{Name: "old", State: event.StateStopped}, {Name: "bad", State: event.StateDied, Verdict: "17 lives on"},
+	}
+	s.Update(listMsg{names: []string{"web"}, rest: rest})
+	tell(s, 0, serving("web", 1))
+	wantDrawn(t, s, "  bad  died ", "17 lives on", "  old  stopped ", "▸ web  serving", "r reload")
+	press(s, "k r")
+	wantDrawn(t, s, "▸ old", "old is not running")
+	if s.ask != nil || strings.Contains(drawn(s), "r reload") {
+		t.Errorf("what does not run can be reloaded:\n%s", drawn(s))
+	}
+	var of string
+	s.o.Restart = func(_ context.Context, name string) error { of = name; return nil }
+	press(s, "r")
+	wantDrawn(t, s, "old is not running; R starts it", "R start")
+	press(s, "R")
+	wantDrawn(t, s, "start old as it was started before? y/n")
+	run(t, s, press(s, "y"))
+	if wantDrawn(t, s, "old: started"); of != "old" {
+		t.Errorf("%q was started", of)
+	}
+	if !s.listing {
+		t.Error("nobody looks whether it runs now")
+	}
+	s.Update(listMsg{names: []string{"old", "web"}, rest: rest[1:]})
+	tell(s, 1, serving("old", 1))
+	wantDrawn(t, s, "▸ old  serving")
+	// One that ran is kept for what the registry says of it; one that was forgotten
+	// without having run goes.
+	s.Update(listMsg{names: []string{"web"}, rest: rest[:1]})
+	wantDrawn(t, s, "▸ old  stopped", "baton has ended")
+	if s.app("bad") != nil {
+		t.Errorf("bad is known to nobody any more:\n%s", drawn(s))
+	}
+	s.Update(listMsg{names: []string{"web"}})
+	wantDrawn(t, s, "▸ old  ended")
 }
 
 func TestALauncherThatDoesNotAnswerIsSilent(t *testing.T) {

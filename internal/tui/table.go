@@ -1,10 +1,11 @@
 package tui
 
 import (
-	"fmt"
 	"strconv"
 	"strings"
 	"time"
+
+	"baton/internal/brief"
 )
 
 // column of a table. Its cells are cut or filled up to its width.
@@ -86,26 +87,12 @@ func window(n, room, from, at int) (first, last int) {
 	return from, min(n, from+room)
 }
 
-// age is a duration in its two greatest units.
-func age(d time.Duration) string {
-	s := int(max(0, d).Seconds())
-	switch {
-	case s < 60:
-		return fmt.Sprintf("%ds", s)
-	case s < 60*60:
-		return fmt.Sprintf("%dm%02ds", s/60, s%60)
-	case s < 24*60*60:
-		return fmt.Sprintf("%dh%02dm", s/3600, s/60%60)
-	}
-	return fmt.Sprintf("%dd%02dh", s/86400, s/3600%24)
-}
-
 // since is the age of something that began then, "-" where that is not known.
 func since(then, now time.Time) string {
 	if then.IsZero() {
 		return "-"
 	}
-	return age(now.Sub(then))
+	return brief.Age(now.Sub(then))
 }
 
 // size is an amount of memory in three digits.

@@ -20,6 +20,8 @@ import (
 	"os"
 	"time"
 
+	"baton/internal/event"
+
 	tea "charm.land/bubbletea/v2"
 	"github.com/charmbracelet/colorprofile"
 	"github.com/charmbracelet/x/term"
@@ -40,12 +42,18 @@ type Line struct {
 // there is none to read.
 type Follow func(ctx context.Context, name string) (<-chan Line, error)
 
+// Rest tells of the applications that are known and do not run, as baton status shows
+// them; who runs is not among them.
+type Rest func(running []string) ([]*event.Report, error)
+
 // Options is what the screen is told.
 type Options struct {
 	Directory string // in which the launchers' sockets lie
 	Name      string // of the application that is selected at first; "": the first one
+	Rest      Rest   // nil: only what runs is shown
 	Follow    Follow // nil: what is seen to change is shown where the log would be
-	// Restart stops an application and starts it again; nil: that is not offered.
+	// Restart stops an application and starts it again, or starts what does not run;
+	// nil: that is not offered.
 	Restart func(ctx context.Context, name string) error
 
 	Input, Output *os.File // a terminal

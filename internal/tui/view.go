@@ -130,12 +130,15 @@ func (s *screen) appCells(a *application) []cell {
 	if a.err != nil {
 		row[9] = cell{clean(a.err.Error()), bad}
 	}
+	if a.ended && a.rest != nil {
+		row[9].text = clean(a.rest.Verdict)
+	}
 	if a.ended || a.report == nil {
 		return row
 	}
 	if g := a.shown(); g != nil {
 		row[2].text = fmt.Sprint(g.Number)
-		row[3].text = fmt.Sprintf("%d/%d", ready(*g), g.Wanted)
+		row[3].text = fmt.Sprintf("%d/%d", g.Ready(), g.Wanted)
 		row[6].text = since(oldest(g), s.now)
 	}
 	row[4].text, row[5].text, row[7].text = percent(a.cpu()), size(a.memory()), fmt.Sprint(a.report.Restarts)
@@ -217,12 +220,16 @@ type hint struct{ key, what string }
 
 // keyLine names the keys that are of use now.
 func (s *screen) keyLine() string {
-	left := []hint{{"r", "reload"}, {"s", "stop"}, {"+ -", "scale"}, {"b", "roll back"}}
-	if a := s.app(s.selected); a != nil && !a.ended && a.in("canary", "standby") != nil {
-		left = []hint{{"p", "promote"}, {"a", "abort"}, {"r", "reload"}, {"s", "stop"}, {"+ -", "scale"}, {"b", "roll back"}}
+	left, restart := []hint{{"r", "reload"}, {"s", "stop"}, {"+ -", "scale"}, {"b", "roll back"}}, "restart"
+	switch a := s.app(s.selected); {
+	case a == nil:
+	case a.ended:
+		left, restart = nil, "start"
+	case a.in("canary", "standby") != nil:
+		left = append([]hint{{"p", "promote"}, {"a", "abort"}}, left...)
 	}
 	if s.o.Restart != nil {
-		left = append(left, hint{"R", "restart"})
+		left = append(left, hint{"R", restart})
 	}
 	left = append(left, hint{"/", "search"}, hint{"tab", "pane"})
 	right := s.hints([]hint{{"?", "help"}, {"q", "quit"}})
@@ -250,7 +257,7 @@ func (s *screen) helpLines() []string {
 		"p              end a canary or a bake, for the newcomer; or its next step", "a              end it for who served before",
 	}
 	if s.o.Restart != nil {
-		entries = append(entries, "R              stop and start")
+		entries = append(entries, "R              stop and start; start what does not run")
 	}
 	entries = append(entries, "", "q              quit; the applications run on. Any key closes this.")
 	lines := []string{s.look.heading("keys", "each asks first", s.width, false)}

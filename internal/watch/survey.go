@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 )
 
 // survey is where the given paths lead: the directories in which something would
@@ -160,6 +161,45 @@ func (s *survey) concerns(path string) []string {
 		}
 	}
 	return slices.Sorted(maps.Keys(all))
+}
+
+// since are the paths written after a time, one for each given path that they matter to.
+func (s *survey) since(t time.Time) (changes []change) {
+	found := set{}
+	see := func(path string) {
+		info, err := os.Lstat(path)
+		if err != nil || !info.ModTime().After(t) {
+			return
+		}
+		for _, given := range s.concerns(path) {
+			if !found[given] {
+				found[given] = true
+				changes = append(changes, change{given, path})
+			}
+		}
+	}
+	for _, dir := range slices.Sorted(maps.Keys(s.places)) {
+		p := s.places[dir]
+		for name := range p.names {
+			if path := filepath.Join(dir, name); s.places[path] == nil { // else it is a directory on the way
+				see(path)
+			}
+		}
+		if len(p.whole) == 0 {
+			continue
+		}
+		see(dir) // something came or went
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			continue // gone: an event tells
+		}
+		for _, e := range entries {
+			if !e.IsDir() {
+				see(filepath.Join(dir, e.Name()))
+			}
+		}
+	}
+	return changes
 }
 
 // forget leaves places out.

@@ -42,6 +42,8 @@ const (
 	// share how much of the time may go into looking, as 1 of so many parts.
 	gather = 20 * time.Millisecond
 	share  = 5
+	// coarse is more than the kernel's clock for files lags behind its own.
+	coarse = 20 * time.Millisecond
 	// passes bound one look; what still grows then sends events.
 	passes = 10
 )
@@ -72,9 +74,10 @@ type Watcher struct {
 	rest   sync.WaitGroup // who ends with fs
 	poke   chan struct{}  // of one: want, or lost, has something new
 
-	mu   sync.Mutex
-	want []string // paths
-	lost bool     // events were lost, any path may have changed
+	mu    sync.Mutex
+	want  []string  // paths
+	lost  bool      // events were lost, any path may have changed
+	since time.Time // what has changed later counts; zero: nothing is asked
 
 	// The loop's own.
 	paths    []string
@@ -132,6 +135,15 @@ func cleaned(paths []string) []string {
 func (w *Watcher) Set(paths []string) {
 	w.mu.Lock()
 	w.want = cleaned(paths)
+	w.mu.Unlock()
+	w.wake()
+}
+
+// Since has what was written after a time, by the files' own account, count as a change:
+// for what happened before New returned. It never blocks.
+func (w *Watcher) Since(t time.Time) {
+	w.mu.Lock()
+	w.since = t
 	w.mu.Unlock()
 	w.wake()
 }
@@ -248,8 +260,8 @@ func (w *Watcher) tell() {
 // poked takes over what others have left for the loop.
 func (w *Watcher) poked() {
 	w.mu.Lock()
-	want, lost := w.want, w.lost
-	w.lost = false
+	want, lost, since := w.want, w.lost, w.since
+	w.lost, w.since = false, time.Time{}
 	w.mu.Unlock()
 	if lost {
 		w.outdated()
@@ -260,6 +272,11 @@ func (w *Watcher) poked() {
 	if !slices.Equal(want, w.paths) {
 		w.paths = want
 		w.look()
+	}
+	if !since.IsZero() {
+		for _, c := range w.survey.since(since.Add(-coarse)) {
+			w.note(c)
+		}
 	}
 }
 

@@ -1,8 +1,10 @@
 package watch
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -431,5 +433,36 @@ func TestLostEventsAreTakenForAChangeOfEverything(t *testing.T) {
 	hold <- struct{}{}
 	if got := <-told; got != dir+"/begin" { // the first of all
 		t.Errorf("it told of %s", got)
+	}
+}
+
+// What was written before the watch was there is told when it is asked for, and once.
+func TestWhatHasChangedSinceATimeIsTold(t *testing.T) {
+	dir := tree(t, "app/server", "app/sub/a", "app/.git/x", "one", "link -> app/server")
+	old := time.Now().Add(-time.Hour)
+	must(t, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		return errors.Join(err, os.Chtimes(path, old, old))
+	}))
+	w := watch(t, filepath.Join(dir, "app"), filepath.Join(dir, "one"))
+	// As before New returned: the times are set, of which no event is told.
+	touch := func(path string) {
+		path = filepath.Join(dir, path)
+		must(t, os.Chtimes(path, time.Now(), time.Now()))
+	}
+	since := time.Now()
+	must(t, os.Chtimes(w.extra, old, old))
+	w.Since(since)
+	w.silent("nothing")
+	must(t, os.Chtimes(w.extra, old, old))
+	touch("app/.git/x")
+	w.Since(since)
+	w.silent("a change in .git")
+	for _, path := range []string{"app/sub/a", "one"} {
+		must(t, os.Chtimes(w.extra, old, old))
+		touch(path)
+		w.Since(since)
+		w.tells(filepath.Join(dir, path), "a change before the watch")
+		w.silent("its being told")
+		must(t, os.Chtimes(filepath.Join(dir, path), old, old))
 	}
 }

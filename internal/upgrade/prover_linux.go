@@ -1,0 +1,221 @@
+package upgrade
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"baton/internal/keep"
+	"baton/internal/process"
+
+	"github.com/cloudflare/tableflip"
+	"golang.org/x/sys/unix"
+)
+
+// The helper's descriptors behind standard input (nothing), output (the verdict) and
+// error (the prover's, until it is ready).
+const (
+	fdOrder = iota + 3
+	fdExe
+	fdAsk
+	fdSay
+	fdErr   // the launcher's own standard error
+	fdFiles // the first of them
+)
+
+// Under these names tableflip passes what is not a file of keep's, whose names have no
+// slash.
+const (
+	nameOrder = "/order"
+	nameAsk   = "/ask"
+	nameSay   = "/say"
+	nameErr   = "/err"
+)
+
+// proved is the helper's verdict when all is well.
+const proved = "proved"
+
+// helper runs the new program under tableflip until it is ready. It says so, or why
+// not, on its standard output.
+func helper() error {
+	var o proof
+	if err := readMemfd(fdOrder, &o); err != nil {
+		return fmt.Errorf("%s is for baton's own use: %w", helperCommand, err)
+	}
+	verdict := proved
+	if err := o.flip(); err != nil {
+		verdict = err.Error()
+	}
+	_, err := os.Stdout.WriteString(verdict)
+	return err
+}
+
+func (o *proof) flip() error {
+	files := map[string]int{nameOrder: fdOrder, nameAsk: fdAsk, nameSay: fdSay, nameErr: fdErr}
+	for i, name := range o.Names {
+		files[name] = fdFiles + i
+	}
+	for _, fd := range files {
+		unix.CloseOnExec(fd)
+	}
+	// Above every number that fork may use to put the others in their places.
+	exe, err := duplicate(fdExe, 4*(len(files)+fdFiles)+64)
+	if err != nil {
+		return err
+	}
+	unix.Close(fdExe)
+	os.Unsetenv("TABLEFLIP_HAS_PARENT_7DIU3") // of another tableflip above the launcher
+	u, err := tableflip.New(tableflip.Options{UpgradeTimeout: o.Timeout})
+	if err != nil {
+		return err
+	}
+	for name, fd := range files {
+		// tableflip reaches the descriptor by SyscallConn: Fd would clear O_NONBLOCK
+		// of what workers hold.
+		if err := u.AddFile(name, os.NewFile(uintptr(fd), name)); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	if err := u.Ready(); err != nil {
+		return err
+	}
+	stdout := os.Stdout
+	defer func() { os.Stdout = stdout }()
+	os.Stdout = os.Stderr // the prover's; the verdict is ours
+	os.Args = []string{fmt.Sprintf("/proc/self/fd/%d", exe), proverCommand}
+	for {
+		// Ready is told to a goroutine of tableflip's, which may hear of Upgrade first.
+		if err := u.Upgrade(); err == nil || err.Error() != "process is not ready yet" {
+			return err
+		}
+	}
+}
+
+// run is the prover: it checks, says that it is ready, and watches.
+func (p *Prover) run() error {
+	u, err := tableflip.New(tableflip.Options{})
+	if err != nil {
+		return err
+	}
+	if !u.HasParent() {
+		return fmt.Errorf("%s is for baton's own use", proverCommand)
+	}
+	os.Unsetenv("TABLEFLIP_HAS_PARENT_7DIU3")
+	ask, say, err := p.prove(u)
+	if err != nil {
+		return err
+	}
+	pid, err := process.HoldSignals(ask, say)
+	switch {
+	case errors.Is(err, io.EOF):
+		return nil // it was given up
+	case err != nil:
+		return fmt.Errorf("upgrade: %w", err)
+	}
+	ask.Close() // read only
+	say.Close()
+	return p.watch(pid)
+}
+
+// prove returns when the helper has been told that this program can take over. From
+// then on standard error is the launcher's.
+func (p *Prover) prove(u *tableflip.Upgrader) (ask, say *os.File, err error) {
+	order, err := inherited(u, nameOrder)
+	if err != nil {
+		return nil, nil, err
+	}
+	var o proof
+	if err := readMemfd(order, &o); err != nil {
+		return nil, nil, err
+	}
+	unix.Close(order)
+	if err := p.check(u, &o); err != nil {
+		return nil, nil, err
+	}
+	var fds [3]int
+	for i, name := range []string{nameAsk, nameSay, nameErr} {
+		if fds[i], err = inherited(u, name); err != nil {
+			return nil, nil, err
+		}
+	}
+	ask, say = os.NewFile(uintptr(fds[0]), "ask"), os.NewFile(uintptr(fds[1]), "say")
+	line, err := json.Marshal(hello{os.Getpid(), p.Version})
+	if err != nil {
+		return nil, nil, err
+	}
+	if _, err := say.Write(append(line, '\n')); err != nil {
+		return nil, nil, err
+	}
+	if err := errors.Join(unix.Dup3(fds[2], 1, 0), unix.Dup3(fds[2], 2, 0)); err != nil {
+		return nil, nil, err
+	}
+	unix.Close(fds[2])
+	return ask, say, u.Ready()
+}
+
+func (p *Prover) check(u *tableflip.Upgrader, o *proof) error {
+	files := &keep.Files{}
+	defer files.Close()
+	for _, name := range o.Names {
+		fd, err := inherited(u, name)
+		if err != nil {
+			return err
+		}
+		files.Put(name, fd)
+	}
+	return p.Check(o.State, files)
+}
+
+// inherited is a descriptor of our own; tableflip's copies are closed.
+func inherited(u *tableflip.Upgrader, name string) (int, error) {
+	f, err := u.File(name)
+	if err != nil {
+		return -1, err
+	}
+	if f == nil {
+		return -1, fmt.Errorf("descriptor %q: %w", name, keep.ErrMissing)
+	}
+	defer f.Close() // a copy
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return -1, err
+	}
+	own, dup := -1, error(nil)
+	if err := raw.Control(func(fd uintptr) { own, dup = duplicate(int(fd), 3) }); err != nil {
+		return -1, err
+	}
+	return own, dup
+}
+
+// askEvery is how often the new program is asked whether it serves.
+const askEvery = 50 * time.Millisecond
+
+// watch returns nil when the new program answers.
+func (p *Prover) watch(pid int) error {
+	patience := p.Patience
+	if patience == 0 {
+		patience = time.Minute
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	again := time.NewTicker(askEvery)
+	defer again.Stop()
+	for {
+		err := p.Answers(ctx)
+		if err == nil {
+			return nil
+		}
+		if process.Ended(pid) {
+			return fmt.Errorf("upgrade: the new program, process %d, has ended before it answered: %w", pid, err)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("upgrade: the new program, process %d, does not answer after %v: %w", pid, patience, err)
+		case <-again.C:
+		}
+	}
+}
