@@ -121,10 +121,11 @@ func (s *source) drain() {
 		err := c.Read(read)
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded) && !s.stream.closed():
-			if s.stream.stopped() {
-				s.stream.stand(s.partial, s.since)
-			} else {
+			switch {
+			case !s.stream.stopped():
 				s.expire()
+			case !s.stream.stand(s.partial, s.since):
+				s.partial = nil // another one's
 			}
 			continue
 		case err != nil:

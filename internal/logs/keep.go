@@ -54,37 +54,46 @@ func (s *stream) keep(name string, f *keep.Files) StreamState {
 	return state
 }
 
-// resumeOutput makes an Output again; the worker has its ends already.
+// resumeOutput makes an Output again; the worker has its ends already. With
+// keep.ErrMissing it is one nonetheless, without what is missing.
 func resumeOutput(s OutputState, prefix string, f *keep.Files) (*Output, error) {
 	o := &Output{tail: newTail(), begun: make(chan struct{})}
 	o.tail.resume(s.Tail, s.Partial)
-	var err error
-	if o.out, err = resumeStream(s.Out, prefix+".out", f, o.tail); err != nil {
-		return nil, err
+	var oerr, eerr error
+	o.out, oerr = resumeStream(s.Out, prefix+".out", f, o.tail)
+	o.err, eerr = resumeStream(s.Err, prefix+".err", f, o.tail)
+	if o.out != nil && o.err != nil {
+		o.Started(int(s.PID))
+		return o, errors.Join(oerr, eerr)
 	}
-	if o.err, err = resumeStream(s.Err, prefix+".err", f, o.tail); err != nil {
-		_ = o.out.r.Close() // only read from
-		return nil, err
+	for _, one := range []*stream{o.out, o.err} {
+		if one != nil {
+			_ = one.r.Close() // only read from
+		}
 	}
-	o.Started(int(s.PID))
-	return o, nil
+	return nil, errors.Join(oerr, eerr)
 }
 
 func resumeStream(s StreamState, name string, f *keep.Files, t *tail) (*stream, error) {
-	fd, err := -1, error(nil)
-	if s.Ended && !f.Has(name) {
+	fd, missing := -1, error(nil)
+	var err error
+	if !s.Ended || f.Has(name) {
+		fd, missing = f.Take(name)
+	}
+	if fd < 0 {
 		fd, err = ended()
-	} else if fd, err = f.Take(name); err == nil {
-		err = readable(fd)
+	} else if err = readable(fd); err != nil {
+		_ = unix.Close(fd) // only read from
 	}
 	if err != nil {
-		if fd >= 0 {
-			_ = unix.Close(fd) // only read from
-		}
 		return nil, fmt.Errorf("worker's output: %q: %w", name, err)
 	}
 	r := os.NewFile(uintptr(fd), "worker's output")
-	return &stream{r: r, w: -1, tail: t, closing: make(chan struct{}), left: s.Rest, since: s.Since}, nil
+	st := &stream{r: r, w: -1, tail: t, closing: make(chan struct{}), left: s.Rest, since: s.Since}
+	if missing != nil {
+		return st, fmt.Errorf("worker's output: %w", missing)
+	}
+	return st, nil
 }
 
 // readable says whether a descriptor is a pipe's read end, and has it not block, for
@@ -114,24 +123,23 @@ func ended() (int, error) {
 }
 
 // Resume makes the Output of a worker again and goes on with it: first with what was
-// read and had not arrived, then with what is in its pipes.
+// read and had not arrived, then with what is in its pipes. With keep.ErrMissing in the
+// error there is an Output nonetheless, and nothing more comes by the pipe that it names.
 func (p *Passthrough) Resume(s OutputState, prefix string, f *keep.Files) (*Output, error) {
 	o, err := resumeOutput(s, prefix, f)
-	if err != nil {
-		return nil, err
+	if o != nil {
+		p.begin(o)
 	}
-	p.begin(o)
-	return o, nil
+	return o, err
 }
 
 // Resume is as for Passthrough.
 func (c *Capture) Resume(s OutputState, prefix string, f *keep.Files, generation, worker int) (*Output, error) {
 	o, err := resumeOutput(s, prefix, f)
-	if err != nil {
-		return nil, err
+	if o != nil {
+		c.begin(o, generation, worker)
 	}
-	c.begin(o, generation, worker)
-	return o, nil
+	return o, err
 }
 
 // Pause stops the copying where nothing that was read is unwritten, but for what Keep
@@ -211,20 +219,38 @@ func (s *stream) stopped() bool {
 }
 
 // stand is the reader's: it stays as long as it is to stand still. left is what was read
-// and has not arrived, and for a line, since when.
-func (s *stream) stand(left []byte, since time.Time) {
+// and has not arrived, and for a line, since when. false: all of it is another's now.
+func (s *stream) stand(left []byte, since time.Time) bool {
 	s.mu.Lock()
 	h := s.halt
 	s.left, s.since = left, since
 	s.mu.Unlock()
 	if h == nil {
-		return
+		return true
 	}
 	h.once.Do(func() { close(h.reached) })
 	select {
 	case <-h.over:
 	case <-s.closing:
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.dropped
+}
+
+// drop ends the copying where it stands still, and closes the read ends here. Nothing is
+// read or written by it: it is for tests, in which another one has duplicates.
+func (p *pipes) drop() {
+	p.mu.Lock()
+	for s := range p.open {
+		s.mu.Lock()
+		s.dropped = true
+		s.mu.Unlock()
+		_ = s.r.Close() // only read from
+		s.goOn()
+	}
+	p.mu.Unlock()
+	p.wg.Wait()
 }
 
 func (p *pipes) pause() error {
@@ -240,6 +266,13 @@ func (p *pipes) pause() error {
 	for s, ended := range p.open {
 		if !s.reading() {
 			continue
+		}
+		select {
+		case <-s.halt.reached:
+			continue
+		case <-ended:
+			continue
+		default: // and only then is time short
 		}
 		select {
 		case <-s.halt.reached:

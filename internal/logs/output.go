@@ -35,8 +35,9 @@ type stream struct {
 	alarm time.Time // when the reader wants to be woken; zero: never
 	halt  *halt     // nil: it is not paused
 	// What was read and has not arrived, at the last stand; and a line's age.
-	left  []byte
-	since time.Time
+	left    []byte
+	since   time.Time
+	dropped bool
 }
 
 func newOutput() (*Output, error) {

@@ -86,8 +86,8 @@ func (s *stream) pass(b []byte, to outlet) {
 			// worker: what it writes is dropped, as it would be there.
 			return
 		}
-		if len(b) > 0 {
-			s.stand(b, time.Time{})
+		if len(b) > 0 && !s.stand(b, time.Time{}) {
+			return
 		}
 	}
 }

@@ -36,6 +36,7 @@ type ReleaseState struct {
 	Umask   *int           `json:"umask,omitempty"` // nil: unchanged
 	Limits  []LimitState   `json:"limits,omitempty"`
 	Who     *IdentityState `json:"who,omitempty"` // nil: the launcher's own
+	Rights  *RightsState   `json:"rights"`        // never nil: what is not there must not become more
 	Confine bool           `json:"confine,omitempty"`
 }
 
@@ -54,6 +55,13 @@ type LimitState struct {
 	Name string `json:"name"`
 	Soft uint64 `json:"soft"`
 	Hard uint64 `json:"hard"`
+}
+
+// RightsState is what the target may do beyond what its user may (see Command).
+type RightsState struct {
+	Bare    bool  `json:"bare,omitempty"`
+	NoNew   bool  `json:"no_new,omitempty"`
+	Ambient []int `json:"ambient,omitempty"` // by the numbers of capabilities(7)
 }
 
 // IdentityState is whom the target runs as. Both numbers must be there: what is not

@@ -132,16 +132,15 @@ func (p *Process) takePidfd(s ProcessState, prefix string, f *keep.Files) error 
 	}
 	// Looked at behind the pidfd: whoever has the number now is whom it names.
 	start, err := startOf(s.PID)
-	if err != nil && !ended(err) {
-		unix.Close(fd)
-		return err
-	}
-	if err != nil || start != s.Start {
-		unix.Close(fd)
+	if err == nil && start == s.Start {
+		p.fd.n.Store(int64(fd))
 		return nil
 	}
-	p.fd.n.Store(int64(fd))
-	return nil
+	unix.Close(fd) // nothing is buffered in it
+	if ended(err) {
+		err = nil
+	}
+	return err
 }
 
 // leadsTo says whether fd is a pidfd of that process, or of one that has been reaped.

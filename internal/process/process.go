@@ -17,6 +17,9 @@
 //     [Process.Signal]).
 //   - As PID 1 it reaps what it inherits, and never the exit of a worker ([Reap]).
 //
+// A process and a release outlive their launcher: Keep says what the next one has to
+// know, and ResumeProcess and ResumeRelease make them again.
+//
 // It never waits for whoever comes (never wait4(-1)), never decides
 // what to do about an exit, and knows nothing of sockets or protocols.
 //

@@ -54,7 +54,8 @@ func newProcess(pid, pidfd int) *Process {
 // this process until Done; don't use it afterwards.
 func (p *Process) PID() int { return p.pid }
 
-// Done is closed when the main process has been reaped.
+// Done is closed when the main process has been reaped; of one that another launcher
+// started (ResumeProcess), when it has ended.
 func (p *Process) Done() <-chan struct{} { return p.done }
 
 // Status is how it ended; valid after Done.

@@ -18,6 +18,7 @@ func (r *Release) Keep(prefix string, f *keep.Files) ReleaseState {
 		Paths: join([]string{r.path, r.real, r.dir}), Args: join(r.args), Env: join(r.env),
 		Closed: r.exeFD < 0, HasRun: r.hasRun, Confine: r.confine,
 		Executable: r.was.keep(r.dev, r.ino),
+		Rights:     &RightsState{r.rights.Bare, r.rights.NoNew, slices.Clone(r.rights.Ambient)},
 	}
 	if r.umask >= 0 {
 		umask := r.umask
@@ -89,6 +90,15 @@ func (r *Release) resume(s ReleaseState, prefix string, f *keep.Files) (err erro
 			return errors.New("whom it runs as was not kept")
 		}
 		r.who = &identity{*w.UID, *w.GID, slices.Clone(w.Groups), w.Name, w.Home, w.Shell}
+	}
+	if s.Rights == nil {
+		return errors.New("what rights it has was not kept")
+	}
+	r.rights = rights{s.Rights.Bare, s.Rights.NoNew, slices.Clone(s.Rights.Ambient)}
+	for _, c := range r.rights.Ambient {
+		if c < 0 || c >= len(capabilityNames) {
+			return fmt.Errorf("capability %d: there is none", c)
+		}
 	}
 	if s.Closed {
 		return nil

@@ -42,6 +42,9 @@ type crew struct {
 	log  *logbook
 	out  *logbook
 
+	choice *Choice
+	worker *Worker
+
 	mu   sync.Mutex
 	proc *process.Process
 }
@@ -69,10 +72,12 @@ func watched(t *testing.T, s Settings, sockets []Socket, watchdog time.Duration)
 	log := slog.New(slog.NewTextHandler(w.log, nil))
 	w.hub = NewHub(HubOptions{Log: log})
 	var err error
-	w.link, err = w.hub.Open(choose(t, s, executable("/srv/app", "")), &Worker{
+	w.choice = choose(t, s, executable("/srv/app", ""))
+	w.worker = &Worker{
 		Generation: 7, Index: 2, Sockets: sockets, Member: w.member, On: func(m Message) { w.box <- m }, Log: log,
 		Watchdog: watchdog,
-	})
+	}
+	w.link, err = w.hub.Open(w.choice, w.worker)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,11 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"baton/internal/keep"
 )
@@ -106,7 +107,7 @@ func (e *einhorn) drop() {
 	}
 	e.hush()
 	if e.listener != nil {
-		e.listener.Close() // its file stays
+		_ = e.listener.Close() // its file stays
 	}
 }
 
@@ -136,7 +137,7 @@ func resumeEinhorn(h *Hub, c *Choice, w *Worker, s ChannelState, prefix string, 
 // the kernel.
 func (e *einhorn) resume(talks []TalkState, prefix string, f *keep.Files) {
 	for i, s := range talks {
-		conn, err := takeConn(prefix+"."+strconv.Itoa(i), f)
+		conn, err := takeConn(prefix+"."+strconv.Itoa(i), unix.SOCK_STREAM, f)
 		if err != nil {
 			e.worker.Log.Warn("einhorn's socket: a connection was lost with the former launcher", "pid", s.PID, "error", err)
 			continue
@@ -151,11 +152,10 @@ func (e *einhorn) resume(talks []TalkState, prefix string, f *keep.Files) {
 // take takes a worker's socket. The file of its name is removed with it if it lies in one
 // of the hub's directories still.
 func (h *einhornHub) take(path, name string, f *keep.Files) (*einhornSocket, error) {
-	fd, err := f.Take(name)
+	end, err := takeSocket(name, unix.SOCK_STREAM, 1, f)
 	if err != nil {
 		return nil, err
 	}
-	end := os.NewFile(uintptr(fd), name)
 	defer end.Close() // FileListener has its own duplicate
 	l, err := net.FileListener(end)
 	if err != nil {

@@ -270,13 +270,31 @@ func takePipe(name string, mode int, f *keep.Files) (*os.File, error) {
 	return os.NewFile(uintptr(fd), name), nil
 }
 
-// takeConn takes a unix socket; wanted says of which type.
-func takeConn(name string, f *keep.Files) (*net.UnixConn, error) {
+// takeSocket takes a socket, and says whether it is of that type and listens.
+func takeSocket(name string, kind, listens int, f *keep.Files) (*os.File, error) {
 	fd, err := f.Take(name)
 	if err != nil {
 		return nil, err
 	}
-	end := os.NewFile(uintptr(fd), name)
+	for _, is := range []struct{ option, want int }{{unix.SO_TYPE, kind}, {unix.SO_ACCEPTCONN, listens}} {
+		got, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, is.option)
+		if err == nil && got != is.want {
+			err = errors.New("it is another kind of socket")
+		}
+		if err != nil {
+			unix.Close(fd) // nothing is buffered in it
+			return nil, fmt.Errorf("descriptor %q: %w", name, err)
+		}
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// takeConn takes a unix socket of that type.
+func takeConn(name string, kind int, f *keep.Files) (*net.UnixConn, error) {
+	end, err := takeSocket(name, kind, 0, f)
+	if err != nil {
+		return nil, err
+	}
 	defer end.Close() // FileConn has its own duplicate
 	c, err := net.FileConn(end)
 	if err != nil {

@@ -57,7 +57,10 @@ type Worker struct {
 	Watchdog   time.Duration      // how often it is to say WATCHDOG=1; 0: not asked for
 	Member     func(pid int) bool // is that a process of this worker, now?
 	On         func(Message)      // called from other goroutines, one message at a time
-	Log        *slog.Logger
+	// Changed, which may be nil, is called from other goroutines when the link's state has
+	// become another one by itself (see Link.Keep). It must not wait for the link.
+	Changed func()
+	Log     *slog.Logger
 }
 
 // channel is one protocol's part in the start of one worker: the one interface

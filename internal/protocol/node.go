@@ -41,6 +41,7 @@ type node struct {
 	child    int      // the worker's end; -1 once it has it
 	options  []string // NODE_OPTIONS, or nothing
 	on       func(Message)
+	changed  func() // never nil
 	log      *slog.Logger
 
 	work    chan struct{} // has something in it once there is more to write
@@ -107,8 +108,13 @@ func openNode(h *Hub, c *Choice, w *Worker) (channel, error) {
 }
 
 func newNode(h *Hub, c *Choice, w *Worker) *node {
+	changed := w.Changed
+	if changed == nil {
+		changed = func() {}
+	}
 	return &node{
-		hub: h, settings: c.Settings, index: w.Index, child: -1, on: w.On, log: w.Log,
+		changed: changed,
+		hub:     h, settings: c.Settings, index: w.Index, child: -1, on: w.On, log: w.Log,
 		work: make(chan struct{}, 1), room: make(chan struct{}, 1),
 		heard: make(chan int, 1), shut: make(chan struct{}, 1),
 		gone: make(chan struct{}), drained: make(chan struct{}),

@@ -75,8 +75,9 @@ func (n *node) retire() {
 
 func (n *node) reach(p nodePhase) {
 	n.mu.Lock()
-	defer n.mu.Unlock()
 	n.phase = max(n.phase, p)
+	n.mu.Unlock()
+	n.changed()
 }
 
 // disconnect sends cluster's own message for it. A second one would make node end
@@ -122,6 +123,7 @@ func (n *node) fromPreload(m *nodeMessage) {
 		n.mu.Lock()
 		n.story.preload = true
 		n.mu.Unlock()
+		n.changed()
 	case "listeners":
 		select {
 		case n.heard <- m.Listeners:

@@ -24,14 +24,17 @@ type impostor struct {
 	box  inbox
 	rest []byte
 	fds  []int // that came with the last message
+
+	choice *Choice
+	worker *Worker
 }
 
 func (s *stand) impostor() *impostor {
 	s.t.Helper()
 	i := &impostor{t: s.t, box: make(inbox, 64)}
-	link, err := s.hub.Open(&Choice{Settings: s.settings, Kinds: []Kind{KindNode}}, &Worker{
-		Generation: 1, Sockets: s.sockets, On: func(m Message) { i.box <- m }, Log: s.hub.options.Log,
-	})
+	i.choice = &Choice{Settings: s.settings, Kinds: []Kind{KindNode}}
+	i.worker = &Worker{Generation: 1, Sockets: s.sockets, On: func(m Message) { i.box <- m }, Log: s.hub.options.Log}
+	link, err := s.hub.Open(i.choice, i.worker)
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -52,7 +55,7 @@ func (s *stand) impostor() *impostor {
 	_ = i.conn.SetDeadline(time.Now().Add(time.Minute)) // a fresh connection takes one
 	s.t.Cleanup(func() {
 		i.conn.Close()
-		if err := link.Close(); err != nil {
+		if err := i.link.Close(); err != nil {
 			s.t.Error(err)
 		}
 		i.drop()

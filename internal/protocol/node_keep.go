@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"baton/internal/keep"
 )
 
@@ -157,7 +159,7 @@ func resumeNode(h *Hub, c *Choice, w *Worker, cs ChannelState, prefix string, f 
 		return nil, err
 	}
 	if !s.Ended {
-		n.conn, err = takeConn(prefix+".channel", f)
+		n.conn, err = takeConn(prefix+".channel", unix.SOCK_STREAM, f)
 		if err != nil && !errors.Is(err, keep.ErrMissing) {
 			letGo(n.sockets)
 			return nil, err

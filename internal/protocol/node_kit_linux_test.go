@@ -144,6 +144,9 @@ type program struct {
 	box    inbox
 	out    *logbook
 	exited chan struct{}
+
+	choice *Choice
+	worker *Worker
 }
 
 // start runs a command as a worker, with these variables; what it needs of a shell,
@@ -154,12 +157,14 @@ func (s *stand) start(env []string, command ...string) *program {
 		return strings.HasPrefix(kv, "NODE_") || strings.HasPrefix(kv, "npm_")
 	}), env...)
 	p := &program{t: s.t, box: make(inbox, 64), out: &logbook{}, exited: make(chan struct{})}
-	link, err := s.hub.Open(&Choice{Settings: s.settings, Kinds: []Kind{KindSystemd, KindNode}}, &Worker{
+	p.choice = &Choice{Settings: s.settings, Kinds: []Kind{KindSystemd, KindNode}}
+	p.worker = &Worker{
 		Generation: 1, Index: s.started, Sockets: s.sockets, Base: base,
 		Member: func(pid int) bool { return p.cmd.Process != nil && pid == p.cmd.Process.Pid },
 		On:     func(m Message) { p.box <- m },
 		Log:    s.hub.options.Log.With("worker", s.started),
-	})
+	}
+	link, err := s.hub.Open(p.choice, p.worker)
 	if err != nil {
 		s.t.Fatal(err)
 	}

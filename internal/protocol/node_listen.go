@@ -53,6 +53,7 @@ func (n *node) cluster(m *nodeMessage) {
 		n.mu.Lock()
 		n.story.online = true
 		n.mu.Unlock()
+		n.changed()
 	case "queryServer":
 		n.listen(m)
 	case "listening":
@@ -129,7 +130,9 @@ func (n *node) lendOwn(m *nodeMessage, a nodeAsk, found int, other bool) {
 	}
 	if !n.handOver(m, a, s.own, errno, lease{socket: found, release: func() {}}) {
 		n.refuse(m, a, syscall.EBADF)
+		return
 	}
+	n.changed()
 }
 
 // lendOther opens what no listener is configured for.
@@ -157,7 +160,9 @@ func (n *node) lendOther(m *nodeMessage, a nodeAsk) {
 	if !n.handOver(m, a, fd, new(int), lease{-1, release, network, address, fd}) {
 		release()
 		n.refuse(m, a, syscall.EMFILE)
+		return
 	}
+	n.changed()
 }
 
 // handOver queues the answer with the descriptor and books the lease; false: it
@@ -215,6 +220,7 @@ func (n *node) closeSocket(key string) {
 	if release != nil {
 		release()
 		poke(n.shut)
+		n.changed()
 	}
 }
 

@@ -60,6 +60,9 @@ func (n *node) sayAs(line []byte, phase nodePhase) {
 		}
 		n.mu.Unlock()
 		if !full {
+			if phase != phaseNone {
+				n.changed()
+			}
 			return
 		}
 		select {

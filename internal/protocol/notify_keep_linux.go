@@ -41,7 +41,7 @@ func resumeNotify(s NotifyState, prefix string, f *keep.Files, member func(pid i
 	if !strings.HasPrefix(s.Name, name) || len(s.Name) > 100 || strings.ContainsRune(s.Name, 0) {
 		return nil, fmt.Errorf("notify socket: its name %q is none of ours", s.Name)
 	}
-	conn, err := takeConn(prefix+".socket", f)
+	conn, err := takeConn(prefix+".socket", unix.SOCK_DGRAM, f)
 	if err == nil {
 		if err = isNotify(conn, s.Name); err != nil {
 			conn.Close()
@@ -67,16 +67,9 @@ func resumeNotify(s NotifyState, prefix string, f *keep.Files, member func(pid i
 }
 
 // isNotify says whether a socket is the one of that name, and tells its senders.
-func isNotify(conn *net.UnixConn, name string) (err error) {
+func isNotify(conn *net.UnixConn, name string) error {
 	if at := conn.LocalAddr().String(); at != name {
 		return fmt.Errorf("it is called %q, and not %q", at, name)
 	}
-	var failed error
-	number(conn, func(fd int) {
-		kind, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
-		if failed = err; err == nil && kind != unix.SOCK_DGRAM {
-			failed = errors.New("it takes no datagrams")
-		}
-	})
-	return errors.Join(failed, passCredentials(conn))
+	return passCredentials(conn)
 }
