@@ -340,13 +340,14 @@ func (l *unixListener) lookAt(s *unixSlot, path string) (err error) {
 		return fmt.Errorf("stat %s: %w", path, err)
 	}
 	s.file, s.plain = identify(&st), fs.FileMode(st.Mode)&0o666
-	d, ok, err := diag.UnixListening(s.inode)
-	if err != nil || !ok {
-		return nil // nobody can compare
+	// Without sock_diag nobody can compare; that is no reason not to serve.
+	if d, ok, err := diag.UnixListening(s.inode); err == nil && ok {
+		s.backlog = d.WQueue
+		if l.o.Backlog == 0 {
+			l.o.Backlog = int(d.WQueue)
+		}
 	}
-	s.backlog = d.WQueue
 	if l.o.Backlog == 0 {
-		l.o.Backlog = int(d.WQueue)
 		return nil
 	}
 	return l.listen(s)

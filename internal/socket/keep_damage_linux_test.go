@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
+	"net/netip"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -162,6 +164,23 @@ func TestADamagedStateThatPassesIsTakenUp(t *testing.T) {
 		})
 		must(t, h.resume().Close()) // the files of a path go
 	})
+}
+
+func TestHandshakesSurviveJSON(t *testing.T) {
+	h := Handshakes{
+		{Local: netip.MustParseAddrPort("127.0.0.1:80"), Remote: netip.MustParseAddrPort("127.0.0.1:9")}: {},
+		{Local: netip.MustParseAddrPort("[::1]:80"), Remote: netip.MustParseAddrPort("[::1]:9")}:         {},
+	}
+	b, err := json.Marshal(h)
+	must(t, err)
+	var again Handshakes
+	must(t, json.Unmarshal(b, &again))
+	if !maps.Equal(h, again) {
+		t.Errorf("%s became %v", b, again)
+	}
+	if json.Unmarshal([]byte(`{"local":1}`), &again) == nil {
+		t.Error("not a list, and no error")
+	}
 }
 
 func FuzzState(f *testing.F) {

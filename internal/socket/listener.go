@@ -15,6 +15,7 @@ package socket
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -114,12 +115,35 @@ type Pending struct {
 
 // Handshake identifies one half-open connection by its two ends.
 type Handshake struct {
-	Local, Remote netip.AddrPort
+	Local  netip.AddrPort `json:"local"`
+	Remote netip.AddrPort `json:"remote"`
 }
 
 // Handshakes is a set of half-open connections, as HalfOpen found them. Callers
 // only count it and give it back to Remaining.
 type Handshakes map[Handshake]struct{}
+
+// MarshalJSON writes a list, for a state that waits for them to end.
+func (h Handshakes) MarshalJSON() ([]byte, error) {
+	list := make([]Handshake, 0, len(h))
+	for one := range h {
+		list = append(list, one)
+	}
+	return json.Marshal(list)
+}
+
+// UnmarshalJSON reads what MarshalJSON wrote.
+func (h *Handshakes) UnmarshalJSON(b []byte) error {
+	var list []Handshake
+	if err := json.Unmarshal(b, &list); err != nil {
+		return err
+	}
+	*h = make(Handshakes, len(list))
+	for _, one := range list {
+		(*h)[one] = struct{}{}
+	}
+	return nil
+}
 
 // FindingKind tells what a Listener found out about its sockets.
 type FindingKind string

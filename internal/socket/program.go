@@ -236,8 +236,8 @@ func ownFilter(p []bpf.RawInstruction) bool {
 	if slices.Equal(p, dropAll()) {
 		return true
 	}
-	return slices.ContainsFunc([]netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}, func(any netip.Addr) bool {
-		return slices.EqualFunc(p, dropFrom(netip.AddrPortFrom(any, 0)), func(a, b bpf.RawInstruction) bool {
+	return slices.ContainsFunc([]netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()}, func(from netip.Addr) bool {
+		return slices.EqualFunc(p, dropFrom(netip.AddrPortFrom(from, 0)), func(a, b bpf.RawInstruction) bool {
 			if a.Op&0x07 == 0x05 { // BPF_JMP, whose constant is a part of the address
 				a.K = b.K
 			}

@@ -166,10 +166,12 @@ func TestAnOldUnixSocketsQueueOutlivesTheLauncher(t *testing.T) {
 	must(t, l.Steer(to(1)))
 	worker := unixDup(t, l, 0)
 	defer unix.Close(worker)
-	must(t, l.Unite(0, 2)) // slot 0's socket has a connection, and stays slot 0's
-	must(t, l.Steer(to(0)))
-	must(t, l.Unite(0, 1))
+	must(t, l.Unite(0, 1)) // which have slot 1's from now on
 	l2 := resumeUnixListener(leave(t, l))
+	must(t, l2.Maintain())
+	if len(l2.old) != 1 {
+		t.Fatalf("%d old sockets", len(l2.old))
+	}
 	fd, _, err := unix.Accept(worker)
 	must(t, err)
 	unix.Close(fd)
@@ -177,6 +179,17 @@ func TestAnOldUnixSocketsQueueOutlivesTheLauncher(t *testing.T) {
 		t.Errorf("the queued connection: %d, %v", n, err)
 	}
 	must(t, l2.Maintain())
+	if len(l2.old) != 0 {
+		t.Error("an empty one is kept")
+	}
+}
+
+func TestTheWatchOfAResumedUnixSocketIsThere(t *testing.T) {
+	l2 := resumeUnixListener(leave(t, unixListen(t, unixOptions())))
+	fd := unixDup(t, l2, 0)
+	defer unix.Close(fd)
+	must(t, unix.Shutdown(fd, unix.SHUT_RDWR))
+	unixFinding(t, l2, Broken)
 }
 
 func TestWhatAProbeLeftInAUnixQueueIsStillNotCounted(t *testing.T) {
