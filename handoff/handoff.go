@@ -157,13 +157,13 @@ type Supervisor struct {
 	// preparingFrom is whose release that one is to run again.
 	preparingFrom machine.Generation
 	lastReq       machine.Request
-	open          int       // how many requests have no verdict yet
-	news          bool      // something happened that Pulse has not been told of
-	resumes       int       // how often this took the place of another
-	lastNamed     int       // names of descriptors that were given
-	changed       bool      // there may be something to keep
-	frozen        *freezing // to be done when nothing is being started; nil: nothing is
-	resumed       *State    // what Run begins with; nil: with nothing
+	open          int         // how many requests have no verdict yet
+	news          bool        // something happened that Pulse has not been told of
+	resumes       int         // how often this took the place of another
+	lastNamed     int         // names of descriptors that were given
+	changed       bool        // there may be something to keep
+	calm          func(error) // told when nothing is being started; nil: nobody is
+	resumed       *State      // what Run begins with; nil: with nothing
 	scaled        scaled
 	began         time.Time
 	sampling      bool   // somebody looks at what workers use
@@ -240,7 +240,7 @@ func (s *Supervisor) Run(ctx context.Context) error {
 		case f := <-s.calls:
 			f()
 			s.changed = true
-			s.freeze()
+			s.settle()
 		case <-beat.C:
 			s.news = true
 		case <-tick.C:
@@ -253,8 +253,8 @@ func (s *Supervisor) Run(ctx context.Context) error {
 		s.keepNow()
 		s.pulse()
 	}
-	if z := s.frozen; z != nil {
-		z.answer(errStopping)
+	if s.calm != nil {
+		s.calm(errStopping)
 	}
 	s.closeAll()
 	whole = true

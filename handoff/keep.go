@@ -2,9 +2,11 @@ package handoff
 
 import (
 	"encoding/json"
+	"log/slog"
 	"maps"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"baton/handoff/machine"
@@ -232,47 +234,122 @@ func (s *Supervisor) keepNow() {
 	s.opts.Keep(st, &f)
 }
 
-// Freeze calls do at a moment when nothing is being started, on the goroutine of Run, so
-// that nothing of the engine moves meanwhile. take gives what there is, with descriptors
-// that stay the Supervisor's; do may make another program of the process with them (exec(2)).
-// answer gets what do returned, or that the engine stops; when Run has returned, nothing.
-func (s *Supervisor) Freeze(do func(take func() (State, *keep.Files)) error, answer func(error)) {
-	s.post(func() {
-		switch {
-		case s.frozen != nil:
-			answer(errFreezing)
-		case s.rules.Look().Stopping:
-			answer(errStopping)
-		default:
-			s.frozen = &freezing{do, answer}
-			s.freeze()
+// Freeze calls do at a moment when nothing is being started, with all messages of workers
+// taken and no more on their way, on the goroutine of Run: nothing of the engine moves
+// meanwhile. take gives what there is, with descriptors that stay the Supervisor's; do may
+// make another program of the process with them (exec(2)). Freeze returns what do did, or why
+// there was no such moment: the engine stops, or somebody else waits for one.
+func (s *Supervisor) Freeze(do func(take func() (State, *keep.Files)) error) error {
+	for {
+		// While something is started a worker may be waited for that has to be heard.
+		links, err := s.quiet()
+		if err != nil {
+			return err
 		}
-	})
-}
-
-// freezing is what is to be done at such a moment.
-type freezing struct {
-	do     func(take func() (State, *keep.Files)) error
-	answer func(error)
-}
-
-// freeze does it, if this is one. While a release is resolved its descriptors are nobody's
-// yet, and while a worker is started its process is not known.
-func (s *Supervisor) freeze() {
-	z := s.frozen
-	if z == nil || s.preparing != 0 {
-		return
+		unpause := pause(links, s.log)
+		done, err := s.frozenBy(links, do)
+		unpause()
+		if done {
+			return err
+		}
 	}
-	for _, w := range s.workers {
-		if !w.running {
+}
+
+// quiet waits until nothing is being started, and returns the links of all workers then.
+func (s *Supervisor) quiet() (links []*protocol.Link, err error) {
+	answer := make(chan error, 1)
+	s.post(func() {
+		if s.calm != nil {
+			answer <- errFreezing
 			return
 		}
+		s.calm = func(err error) {
+			links = s.links()
+			answer <- err
+		}
+		s.settle()
+	})
+	select {
+	case err = <-answer:
+		return links, err
+	case <-s.done:
+		return nil, errStopping
 	}
-	s.frozen = nil
-	z.answer(z.do(func() (State, *keep.Files) {
-		var f keep.Files
-		return s.keep(&f), &f
-	}))
+}
+
+// settle tells who waits that nothing is being started, if that is so: while a release is
+// resolved its descriptors are nobody's yet, and while a worker is started its process is
+// not known.
+func (s *Supervisor) settle() {
+	tell := s.calm
+	if tell == nil {
+		return
+	}
+	switch {
+	case s.rules.Look().Stopping:
+		s.calm = nil
+		tell(errStopping)
+	case s.calmly():
+		s.calm = nil
+		tell(nil)
+	}
+}
+
+func (s *Supervisor) calmly() bool {
+	starting := slices.ContainsFunc(slices.Collect(maps.Values(s.workers)), func(w *worker) bool { return !w.running })
+	return s.preparing == 0 && !starting
+}
+
+func (s *Supervisor) links() (all []*protocol.Link) {
+	for _, id := range slices.Sorted(maps.Keys(s.workers)) {
+		if w := s.workers[id]; w.link != nil {
+			all = append(all, w.link)
+		}
+	}
+	return all
+}
+
+// pause has links stand still, all at the same time. One that does not is left as it is:
+// a message of its worker may be lost.
+func pause(links []*protocol.Link, log *slog.Logger) (unpause func()) {
+	var wg sync.WaitGroup
+	for _, l := range links {
+		wg.Go(func() {
+			if err := l.Pause(); err != nil {
+				log.Warn("what a worker says may be lost by the upgrade: " + err.Error())
+			}
+		})
+	}
+	wg.Wait()
+	return func() {
+		for _, l := range links {
+			l.Unpause()
+		}
+	}
+}
+
+// frozenBy has do called, unless a worker has come whose link does not stand still, or
+// something is being started again.
+func (s *Supervisor) frozenBy(links []*protocol.Link, do func(take func() (State, *keep.Files)) error) (done bool, err error) {
+	answer := make(chan bool, 1)
+	s.post(func() {
+		now := s.links()
+		if !s.calmly() || slices.ContainsFunc(now, func(l *protocol.Link) bool { return !slices.Contains(links, l) }) {
+			answer <- false
+			return
+		}
+		err = do(func() (State, *keep.Files) {
+			var f keep.Files
+			return s.keep(&f), &f
+		})
+		answer <- true
+	})
+	select {
+	case done = <-answer:
+		return done, err
+	case <-s.done:
+		return true, errStopping
+	}
 }
 
 // Living are the workers of a State that run now.

@@ -154,6 +154,7 @@ func (s *Supervisor) spoken(g *generation, w *worker, socks []protocol.Socket, e
 		Generation: int(w.gen), Index: max(w.index, 0), Sockets: socks, Base: env, Member: w.member,
 		Watchdog: g.plan.Live.Watchdog,
 		On:       func(m protocol.Message) { s.post(func() { s.message(w, m) }) },
+		Changed:  func() { s.post(func() {}) }, // there may be something to keep
 		Log:      s.log.With("generation", int(w.gen)),
 	}
 }

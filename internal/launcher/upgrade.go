@@ -85,7 +85,7 @@ func (u *upgrader) run() error {
 	u.log.Info("upgrade: trying "+cameFrom, "path", cameFrom)
 	var text []byte
 	var files *keep.Files
-	err := u.frozen(func(take func() (handoff.State, *keep.Files)) (err error) {
+	err := u.engine.Freeze(func(take func() (handoff.State, *keep.Files)) (err error) {
 		text, files, err = u.all(take)
 		return err
 	})
@@ -102,14 +102,7 @@ func (u *upgrader) run() error {
 	}
 	defer proof.Close()
 	u.log.Info("upgrade: baton "+proof.Version+" can go on with what there is", "path", cameFrom)
-	return u.frozen(func(take func() (handoff.State, *keep.Files)) error { return u.become(proof, take) })
-}
-
-// frozen has the engine do something while nothing is started, and waits for it.
-func (u *upgrader) frozen(do func(take func() (handoff.State, *keep.Files)) error) error {
-	done := make(chan error, 1)
-	u.engine.Freeze(do, func(err error) { done <- err })
-	return <-done // the engine answers also at its end
+	return u.engine.Freeze(func(take func() (handoff.State, *keep.Files)) error { return u.become(proof, take) })
 }
 
 // become execs. Everything that was read and belongs to others is written down before.

@@ -230,7 +230,7 @@ func (n *Notifier) Store(name string, fds ...int) error {
 		if err != nil {
 			return fmt.Errorf("store %s: %w", name, err)
 		}
-		n.change(func() { n.add(message{text: "FDSTORE=1\nFDNAME=" + name, fds: copies}) })
+		n.change(func() { n.add(message{text: "FDSTORE=1\nFDPOLL=0\nFDNAME=" + name, fds: copies}) })
 	}
 	return nil
 }

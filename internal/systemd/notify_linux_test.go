@@ -200,7 +200,7 @@ func TestDescriptorsAreStored(t *testing.T) {
 	}
 	_ = w.Close() // a copy is on its way
 	got, fds := m.read()
-	if got != "FDSTORE=1\nFDNAME=pipe" || len(fds) != 1 {
+	if got != "FDSTORE=1\nFDPOLL=0\nFDNAME=pipe" || len(fds) != 1 {
 		t.Fatalf("%q with %v", got, fds)
 	}
 	if _, err := unix.Write(fds[0], []byte("here")); err != nil {
