@@ -12,16 +12,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Holders lists the processes of the machine, ourselves left out, that have one of
-// these socket inodes open, by pid. A process that we may not look into (see
+// Holders lists the processes of the machine, ourselves and our ancestors left out, that
+// have one of these socket inodes open, by pid. An ancestor is a service manager, that
+// gave a socket or keeps it for us, or who started us; never what a worker left. A process that we may not look into (see
 // [Process.Holds]) is skipped; an error means that one could not look at all, and
 // comes with those that were found.
 func Holders(inodes map[uint64]bool) ([]Holder, error) {
 	all, err := scanProcesses()
 	errs := []error{err}
 	var found []Holder
+	above := ancestors(all)
 	for pid := range all {
-		if pid == os.Getpid() {
+		if pid == os.Getpid() || above[pid] {
 			continue
 		}
 		holds, err := holdsOne(pid, inodes)
@@ -36,11 +38,21 @@ func Holders(inodes map[uint64]bool) ([]Holder, error) {
 	return found, errors.Join(errs...)
 }
 
+// ancestors are this process's parent, that one's and so on, and pid 1, where the kernel
+// shows no more than that.
+func ancestors(all map[int]stat) map[int]bool {
+	above := map[int]bool{1: true}
+	for pid := os.Getppid(); pid > 1 && !above[pid]; pid = all[pid].parent {
+		above[pid] = true
+	}
+	return above
+}
+
 // EndHolder sends sig to the process if it holds one of these sockets now: it is
 // looked at once more while a pidfd(2) names it, so that no process is hit which
 // merely inherited the number. nil when it is gone or holds none of them any more.
 func EndHolder(pid int, inodes map[uint64]bool, sig syscall.Signal) error {
-	if pid <= 0 || pid == os.Getpid() {
+	if pid <= 1 || pid == os.Getpid() {
 		return fmt.Errorf("signal process %d: not one of the others", pid)
 	}
 	fd, err := unix.PidfdOpen(pid, 0)
