@@ -23,16 +23,21 @@ import (
 // errFreezing is what a second Freeze is told.
 var errFreezing = errors.New("another upgrade is under way")
 
-// Check says whether a State fits together, and its descriptors are there, without
-// touching any of them.
+// Check says whether a State fits together, and its sockets are there and are what it
+// says, without touching any of them.
 func (st *State) Check(f *keep.Files) error {
-	if _, err := machine.Resume(st.Rules); err != nil {
-		return fmt.Errorf("rules: %w", err)
-	}
 	for _, l := range st.Listeners {
 		if err := socket.Check(l.Socket, l.Name, f); err != nil {
 			return err
 		}
+	}
+	return st.fits()
+}
+
+// fits says whether it fits together.
+func (st *State) fits() error {
+	if _, err := machine.Resume(st.Rules); err != nil {
+		return fmt.Errorf("rules: %w", err)
 	}
 	gens, releases, keys := map[machine.Generation]bool{}, map[machine.Generation]bool{}, map[string]bool{}
 	for _, r := range st.Releases {
@@ -64,7 +69,7 @@ func (st *State) Check(f *keep.Files) error {
 // takes the workers over as they are. What of it is lost, and why, is logged; the error
 // says that nothing can be made of it. Descriptors that were not needed are left in f.
 func Resume(o Options, st State, f *keep.Files) (*Supervisor, error) {
-	if err := st.Check(f); err != nil {
+	if err := st.fits(); err != nil {
 		return nil, err
 	}
 	s := New(o)
