@@ -12,16 +12,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Holders lists the processes of the machine, ourselves left out, that have one of
-// these socket inodes open, by pid. A process that we may not look into (see
+// Holders lists the processes of the machine that have one of these socket inodes open,
+// by pid, without ourselves and those that we come from: a service manager has the sockets
+// that it has given us, and nobody who was there before us was left behind. A process that we may not look into (see
 // [Process.Holds]) is skipped; an error means that one could not look at all, and
 // comes with those that were found.
 func Holders(inodes map[uint64]bool) ([]Holder, error) {
 	all, err := scanProcesses()
 	errs := []error{err}
 	var found []Holder
+	before := ancestors(all)
 	for pid := range all {
-		if pid == os.Getpid() {
+		if before[pid] {
 			continue
 		}
 		holds, err := holdsOne(pid, inodes)
@@ -40,7 +42,7 @@ func Holders(inodes map[uint64]bool) ([]Holder, error) {
 // looked at once more while a pidfd(2) names it, so that no process is hit which
 // merely inherited the number. nil when it is gone or holds none of them any more.
 func EndHolder(pid int, inodes map[uint64]bool, sig syscall.Signal) error {
-	if pid <= 0 || pid == os.Getpid() {
+	if pid <= 1 || pid == os.Getpid() || pid == os.Getppid() {
 		return fmt.Errorf("signal process %d: not one of the others", pid)
 	}
 	fd, err := unix.PidfdOpen(pid, 0)
@@ -59,6 +61,18 @@ func EndHolder(pid int, inodes map[uint64]bool, sig syscall.Signal) error {
 		return fmt.Errorf("signal process %d: %w", pid, err)
 	}
 	return nil
+}
+
+// ancestors are this process, who started it and so on up, and PID 1, whoever can be seen
+// between.
+func ancestors(all map[int]stat) map[int]bool {
+	found := map[int]bool{1: true}
+	// What is there already ends it, as PID 1 does: a number given again while the processes
+	// were looked at could lead in a ring.
+	for pid := os.Getpid(); pid > 1 && !found[pid]; pid = all[pid].parent {
+		found[pid] = true
+	}
+	return found
 }
 
 // holdsOne: the process has one of these sockets open. An error means that none
