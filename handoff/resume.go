@@ -23,9 +23,19 @@ import (
 // errFreezing is what a second Freeze is told.
 var errFreezing = errors.New("another upgrade is under way")
 
-// Check says whether a State fits together, and its descriptors are there, without
-// touching any of them.
+// Check says whether a State fits together, and its sockets are there and are what it
+// says, without touching any of them.
 func (st *State) Check(f *keep.Files) error {
+	for _, l := range st.Listeners {
+		if err := socket.Check(l.Socket, l.Name, f); err != nil {
+			return err
+		}
+	}
+	return st.fits()
+}
+
+// fits says whether it fits together.
+func (st *State) fits() error {
 	if _, err := machine.Resume(st.Rules); err != nil {
 		return fmt.Errorf("rules: %w", err)
 	}
@@ -59,7 +69,7 @@ func (st *State) Check(f *keep.Files) error {
 // takes the workers over as they are. What of it is lost, and why, is logged; the error
 // says that nothing can be made of it. Descriptors that were not needed are left in f.
 func Resume(o Options, st State, f *keep.Files) (*Supervisor, error) {
-	if err := st.Check(f); err != nil {
+	if err := st.fits(); err != nil {
 		return nil, err
 	}
 	s := New(o)
@@ -72,6 +82,14 @@ func Resume(o Options, st State, f *keep.Files) (*Supervisor, error) {
 	s.scaled = scaled{to: st.ScaledTo, configured: st.ScaledFrom}
 	s.began, s.restarts, s.verdict, s.stopping, s.lastNamed = st.Began, st.Restarts, st.Verdict, st.Stopping, st.Named
 	s.resumes = st.Resumed + 1
+	for _, g := range st.Rules.Generations {
+		if !g.Judged && (g.Phase == machine.Preparing || g.Phase == machine.Starting || g.Phase == machine.Canary) {
+			s.open++
+		}
+	}
+	if st.Rules.Pending != nil {
+		s.open++
+	}
 	for slot, n := range st.Slots {
 		if n != 0 {
 			s.slots[machine.Slot(slot)] = n
@@ -215,14 +233,17 @@ func (s *Supervisor) resumeTies(w *worker, x WorkerState, f *keep.Files) {
 	link, err := s.hub.Resume(g.choice, s.spoken(g, w, socks, g.program.Env()), x.Link, w.prefix(), f)
 	if err != nil {
 		w.torn = "it is not heard any more: " + err.Error()
-		link = new(protocol.Link)
 	}
-	w.link = link
+	if w.link = link; link == nil { // some of it may be left
+		w.link = new(protocol.Link)
+	}
 	if s.opts.ResumeOutput != nil {
 		w.out, err = s.opts.ResumeOutput(int(w.gen), w.index, x.Output, w.prefix(), f)
 	}
 	if err != nil || w.out == nil {
 		w.torn = fmt.Sprintf("its output is lost: %v", cmp.Or(err, errNoOutput))
+	}
+	if w.out == nil { // likewise
 		w.out = noOutput{}
 	}
 }

@@ -42,7 +42,7 @@ func Resume(dir, name string, f *keep.Files) (*Claim, error) {
 	path := filepath.Join(dir, name+lockSuffix)
 	c := &Claim{dir: dir, name: name, lock: os.NewFile(uintptr(fd), path)}
 	if fd, err = f.Take(keptSocket); err != nil { // there was none
-		return c, nil //nolint:nilerr // Listen makes one
+		return c, nil // Listen makes one
 	}
 	file := os.NewFile(uintptr(fd), name+socketSuffix)
 	defer file.Close() // the listener has a duplicate

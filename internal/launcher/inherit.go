@@ -218,7 +218,7 @@ func (i *Inheritance) living() []process.Mark {
 
 // supervisor goes on with what was left, or when there is nothing, or it does not fit
 // together, begins anew; then clear ends what else would be in the way.
-func (i *Inheritance) supervisor(o handoff.Options, events *control.Feed, clear func()) *handoff.Supervisor {
+func (i *Inheritance) supervisor(o handoff.Options, events *control.Feed, endLeft func()) *handoff.Supervisor {
 	defer i.files.Close() // what nobody needed
 	if i.state == nil {
 		return handoff.New(o)
@@ -227,7 +227,7 @@ func (i *Inheritance) supervisor(o handoff.Options, events *control.Feed, clear 
 	if err != nil {
 		o.Log.Error("what the launcher before this one left cannot be taken over, and is ended: " + err.Error())
 		i.state = nil
-		clear()
+		endLeft()
 		return handoff.New(o)
 	}
 	for _, e := range i.state.Events {

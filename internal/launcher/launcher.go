@@ -140,6 +140,9 @@ func (r *parts) engine(ctx context.Context) error {
 	defer crew.close()
 	keeper := newKeeper(r.first, o.Version, r.claim.state(), before, r.given, events, r.manager.store(), log)
 	defer keeper.close()
+	if before.state != nil {
+		r.manager.asked = int(before.state.Engine.LastRequest) // these were told
+	}
 	s := before.supervisor(r.manager.wire(handoff.Options{
 		Name: r.first.Name, Version: o.Version,
 		Load: c.load, Given: r.given.give, Output: r.out.worker,

@@ -103,10 +103,10 @@ func (o *outputs) resume(generation, index int, kept json.RawMessage, prefix str
 	} else {
 		out, err = o.pass.Resume(s, prefix, f)
 	}
-	if err != nil {
+	if out == nil {
 		return nil, err
 	}
-	return piped{out}, nil
+	return piped{out}, err
 }
 
 // outputIs says why nothing can be made of what was kept of an output.

@@ -192,7 +192,7 @@ func steers(s *State) error {
 	if err != nil {
 		return fmt.Errorf("self-test of steering: %w", err)
 	}
-	defer l.Close() // nobody has connected but the test
+	defer func() { _ = l.Close() }() // nobody has connected but the test
 	if l.Mode() != socket.Steered {
 		return fmt.Errorf("self-test of steering: %s", l.Reason())
 	}

@@ -12,18 +12,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Holders lists the processes of the machine that have one of these socket inodes open,
-// by pid, without ourselves and those that we come from: a service manager has the sockets
-// that it has given us, and nobody who was there before us was left behind. A process that we may not look into (see
+// Holders lists the processes of the machine, ourselves and our ancestors left out, that
+// have one of these socket inodes open, by pid. An ancestor is a service manager, that
+// gave a socket or keeps it for us, or who started us; never what a worker left. A process that we may not look into (see
 // [Process.Holds]) is skipped; an error means that one could not look at all, and
 // comes with those that were found.
 func Holders(inodes map[uint64]bool) ([]Holder, error) {
 	all, err := scanProcesses()
 	errs := []error{err}
 	var found []Holder
-	before := ancestors(all)
+	above := ancestors(all)
 	for pid := range all {
-		if before[pid] {
+		if pid == os.Getpid() || above[pid] {
 			continue
 		}
 		holds, err := holdsOne(pid, inodes)
@@ -36,6 +36,16 @@ func Holders(inodes map[uint64]bool) ([]Holder, error) {
 	}
 	slices.SortFunc(found, func(a, b Holder) int { return a.PID - b.PID })
 	return found, errors.Join(errs...)
+}
+
+// ancestors are this process's parent, that one's and so on, and pid 1, where the kernel
+// shows no more than that.
+func ancestors(all map[int]stat) map[int]bool {
+	above := map[int]bool{1: true}
+	for pid := os.Getppid(); pid > 1 && !above[pid]; pid = all[pid].parent {
+		above[pid] = true
+	}
+	return above
 }
 
 // EndHolder sends sig to the process if it holds one of these sockets now: it is
@@ -61,18 +71,6 @@ func EndHolder(pid int, inodes map[uint64]bool, sig syscall.Signal) error {
 		return fmt.Errorf("signal process %d: %w", pid, err)
 	}
 	return nil
-}
-
-// ancestors are this process, who started it and so on up, and PID 1, whoever can be seen
-// between.
-func ancestors(all map[int]stat) map[int]bool {
-	found := map[int]bool{1: true}
-	// What is there already ends it, as PID 1 does: a number given again while the processes
-	// were looked at could lead in a ring.
-	for pid := os.Getpid(); pid > 1 && !found[pid]; pid = all[pid].parent {
-		found[pid] = true
-	}
-	return found
 }
 
 // holdsOne: the process has one of these sockets open. An error means that none
