@@ -283,7 +283,12 @@ func (s *Supervisor) goOn() {
 	for _, x := range st.Watches {
 		s.watch(x.Slot, x.Orphan)
 	}
-	s.emit(event.Event{Kind: event.Resumed, Message: s.resumedWords()})
+	e := event.Event{Kind: event.Resumed, Message: s.resumedWords()}
+	if sv := s.serving(); sv != nil {
+		e.Generation = int(sv.number)
+		e.Message += fmt.Sprintf("; generation %d serves", sv.number)
+	}
+	s.emit(e)
 	for _, id := range slices.Sorted(maps.Keys(s.workers)) {
 		if w := s.workers[id]; w != nil && !w.running {
 			s.launched(w, nil, errors.New("the launcher ended while it was being started"))
