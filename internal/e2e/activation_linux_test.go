@@ -96,7 +96,7 @@ func TestAServiceIsStartedByAConnectionAndSteersSystemdsSockets(t *testing.T) {
 	inActivated(t, func(t *testing.T) {
 		s := newActivated(t)
 		for _, at := range doors() { // the first waits in the queue until there is a server
-			served(t, at)
+			asks(t, at)
 		}
 		s.state("active")
 		modes := s.modes()
@@ -114,6 +114,7 @@ func TestAServiceIsStartedByAConnectionAndSteersSystemdsSockets(t *testing.T) {
 		slow := begun(t, load.Options{Targets: doors()[:3], Clients: 3, Kind: load.Slow})
 		for range 10 {
 			boot.Do(t, "systemctl", "reload", webUnit)
+			more(t, fresh, 50)
 		}
 		for i := range 6 {
 			before := s.report()
@@ -128,7 +129,7 @@ func TestAServiceIsStartedByAConnectionAndSteersSystemdsSockets(t *testing.T) {
 		}
 		none(t, "fresh", fresh.Stop(), 400)
 		none(t, "slow", slow.Stop(), 5)
-		served(t, doors()[3])
+		asks(t, doors()[3])
 		if now := s.modes(); now["http"] != modes["http"] || now["admin"] != modes["admin"] || now["file"] != modes["file"] {
 			t.Errorf("the listeners are %q", now)
 		}
@@ -143,7 +144,7 @@ func TestAServiceIsStartedByAConnectionAndSteersSystemdsSockets(t *testing.T) {
 func TestSystemdsSocketsQueueWhileTheServiceIsDown(t *testing.T) {
 	inActivated(t, func(t *testing.T) {
 		s := newActivated(t)
-		served(t, onBoot(8080))
+		asks(t, onBoot(8080))
 		fresh := begun(t, load.Options{Targets: doors()[:3], Clients: 6})
 		for range 3 {
 			old := s.main()
@@ -164,7 +165,7 @@ func TestSystemdsSocketsQueueWhileTheServiceIsDown(t *testing.T) {
 				t.Fatalf("%s, stopped: %v", at.Address, err)
 			}
 			answersOn(t, c)
-			served(t, at)
+			asks(t, at)
 		}
 		for _, words := range [][]string{
 			{"systemd-analyze", "verify", "--man=no", unitsDir + socketUnit, unitsDir + webUnit},
@@ -174,6 +175,16 @@ func TestSystemdsSocketsQueueWhileTheServiceIsDown(t *testing.T) {
 			}
 		}
 	})
+}
+
+// asks is served on a connection of its own, which is closed behind it.
+func asks(t *testing.T, at load.Target) {
+	t.Helper()
+	c, err := net.Dial(at.Network, at.Address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answersOn(t, c)
 }
 
 // answersOn sends a request on a connection that is open, and waits for an answer.
@@ -194,7 +205,7 @@ func answersOn(t *testing.T, c net.Conn) {
 func TestASocketThatAReloadLeavesIsFoundAgain(t *testing.T) {
 	inActivated(t, func(t *testing.T) {
 		s := newActivated(t)
-		served(t, onBoot(8081))
+		asks(t, onBoot(8081))
 		const admin = "[[listen]]\nname = \"admin\"\naddress = \"127.0.0.1:8081\"\n"
 		for range 2 {
 			s.example(admin, "")
@@ -222,7 +233,7 @@ func TestASocketThatAReloadLeavesIsFoundAgain(t *testing.T) {
 		if out, code := boot.Run(t, "baton", "reload", "web"); code == 0 || !strings.Contains(out, "8081") || !strings.Contains(out, "8082") {
 			t.Errorf("a reload to another address: exit code %d\n%s", code, out)
 		}
-		served(t, onBoot(8081))
+		asks(t, onBoot(8081))
 		boot.Do(t, "systemctl", "stop", webUnit)
 		if _, code := boot.Run(t, "systemctl", "start", webUnit); code == 0 {
 			t.Error("a start at another address succeeded")
@@ -240,8 +251,12 @@ func TestSystemdsSocketsAreSharedWithAnotherUser(t *testing.T) {
 		boot.Do(t, "chmod", "-R", "a+rX", webDir)
 		home := boot.JoeHome + "/baton"
 		dropIn(t, "User="+boot.Joe, "Environment=BATON_HOME="+home)
+		boot.Do(t, "systemctl", "stop", socketUnit)
+		write(t, unitsDir+socketUnit, contents(t, unitsDir+socketUnit)+"\n[Socket]\nSocketUser="+boot.Joe+"\n")
+		boot.Do(t, "systemctl", "daemon-reload")
+		boot.Do(t, "systemctl", "start", socketUnit)
 		for _, at := range doors() {
-			served(t, at)
+			asks(t, at)
 		}
 		t.Setenv("BATON_HOME", home)
 		for name, mode := range s.modes() {
@@ -251,7 +266,7 @@ func TestSystemdsSocketsAreSharedWithAnotherUser(t *testing.T) {
 		}
 		boot.Do(t, "systemctl", "reload", webUnit)
 		for _, at := range doors() {
-			served(t, at)
+			asks(t, at)
 		}
 	})
 }

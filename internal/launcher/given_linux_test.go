@@ -206,4 +206,9 @@ func TestASocketUnitMayHaveBatonsName(t *testing.T) {
 	if err := i.sort([]systemd.Given{{Name: "baton.socket", FD: web}}); err != nil || len(i.given) != 1 {
 		t.Errorf("%v, %v", i.given, err)
 	}
+	for _, name := range []string{"baton.state", "baton.w11.systemd.socket", "baton.l3.m1", "baton.h.node.dir", "baton.r4.exe"} {
+		if _, ours := stored(name); !ours {
+			t.Errorf("%s is not taken for what was stored", name)
+		}
+	}
 }
