@@ -206,6 +206,7 @@ func TestASocketThatAReloadLeavesIsFoundAgain(t *testing.T) {
 	inActivated(t, func(t *testing.T) {
 		s := newActivated(t)
 		asks(t, onBoot(8081))
+		s.state("active") // systemd does not reload what is still starting
 		const admin = "[[listen]]\nname = \"admin\"\naddress = \"127.0.0.1:8081\"\n"
 		for range 2 {
 			s.example(admin, "")
@@ -258,6 +259,7 @@ func TestSystemdsSocketsAreSharedWithAnotherUser(t *testing.T) {
 		for _, at := range doors() {
 			asks(t, at)
 		}
+		s.state("active")
 		t.Setenv("BATON_HOME", home)
 		for name, mode := range s.modes() {
 			if !strings.HasPrefix(mode, "shared the socket came from outside") {

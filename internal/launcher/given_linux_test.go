@@ -26,7 +26,9 @@ func bound(t *testing.T, network, address string) (fd int, at string) {
 	if u, is := l.(*net.UnixListener); is {
 		u.SetUnlinkOnClose(false)
 	}
-	f, err := l.(interface{ SyscallConn() (syscall.RawConn, error) }).SyscallConn()
+	f, err := l.(interface {
+		SyscallConn() (syscall.RawConn, error)
+	}).SyscallConn()
 	if err != nil {
 		t.Fatal(err)
 	}
