@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"baton/internal/event"
 	"baton/internal/load"
@@ -191,6 +192,9 @@ func asks(t *testing.T, at load.Target) {
 func answersOn(t *testing.T, c net.Conn) {
 	t.Helper()
 	defer c.Close() // read from by then
+	if err := c.SetDeadline(time.Now().Add(20 * time.Second)); err != nil { // a whole start
+		t.Fatal(err)
+	}
 	if _, err := c.Write([]byte("GET /pid HTTP/1.0\r\nHost: x\r\n\r\n")); err != nil {
 		t.Fatal(err)
 	}

@@ -52,7 +52,7 @@ func resumeNotify(s NotifyState, prefix string, f *keep.Files, member func(pid i
 		var lerr error
 		if conn, lerr = listenNotify(s.Name); lerr != nil {
 			// Not to be taken for a channel that lacks something: there is none.
-			return nil, fmt.Errorf("notify socket: %v, and another cannot be made: %w", err, lerr)
+			return nil, fmt.Errorf("notify socket: it was not kept, and another cannot be made: %w", lerr)
 		}
 	}
 	if conn == nil {
