@@ -191,7 +191,7 @@ func asks(t *testing.T, at load.Target) {
 // answersOn sends a request on a connection that is open, and waits for an answer.
 func answersOn(t *testing.T, c net.Conn) {
 	t.Helper()
-	defer c.Close() // read from by then
+	defer c.Close()                                                         // read from by then
 	if err := c.SetDeadline(time.Now().Add(20 * time.Second)); err != nil { // a whole start
 		t.Fatal(err)
 	}
