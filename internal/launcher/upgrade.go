@@ -2,6 +2,7 @@ package launcher
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -140,20 +141,38 @@ func (u *upgrader) all(take func() (handoff.State, *keep.Files)) (text []byte, c
 
 // Prover is how this program shows that it can take another launcher's place.
 func Prover(version string) upgrade.Prover {
-	var s *State // that was checked
 	return upgrade.Prover{
 		Version: version,
-		Check: func(text []byte, files *keep.Files) (err error) {
-			if s, err = decode(text); err != nil {
-				return err
+		Check: func(text []byte, files *keep.Files) (what string, err error) {
+			s, err := decode(text)
+			if err != nil {
+				return "", err
 			}
 			if err := s.check(files); err != nil {
-				return fmt.Errorf("state: %w", err)
+				return "", fmt.Errorf("state: %w", err)
 			}
-			return steers(s)
+			if err := steers(s); err != nil {
+				return "", err
+			}
+			b, err := json.Marshal(successor{Name: s.Name, PID: s.Writer.PID, Resumed: s.Engine.Resumed + 1, Control: s.Control})
+			return string(b), err
 		},
-		Answers: func(ctx context.Context) error { return asked(ctx, s) },
+		Answers: func(ctx context.Context, what string) error {
+			var s successor
+			if err := json.Unmarshal([]byte(what), &s); err != nil {
+				return err
+			}
+			return s.answers(ctx)
+		},
 	}
+}
+
+// successor is who is to answer after an upgrade.
+type successor struct {
+	Name    string
+	PID     int
+	Resumed int
+	Control bool
 }
 
 // check says why nothing can be made of a State.
@@ -196,8 +215,8 @@ func steers(s *State) error {
 	return nil
 }
 
-// asked asks the launcher that took the place of the one of the State.
-func asked(ctx context.Context, s *State) error {
+// answers asks who is there.
+func (s *successor) answers(ctx context.Context) error {
 	if !s.Control {
 		return nil // there is nobody to ask
 	}
@@ -209,9 +228,9 @@ func asked(ctx context.Context, s *State) error {
 	switch {
 	case err != nil:
 		return err
-	case r.PID != s.Writer.PID:
-		return fmt.Errorf("pid %d answers, not pid %d", r.PID, s.Writer.PID)
-	case r.Resumed <= s.Engine.Resumed:
+	case r.PID != s.PID:
+		return fmt.Errorf("pid %d answers, not pid %d", r.PID, s.PID)
+	case r.Resumed < s.Resumed:
 		return errors.New("the launcher before answers")
 	}
 	return nil

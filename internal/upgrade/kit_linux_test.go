@@ -105,29 +105,32 @@ type state struct {
 	Child   int
 }
 
-func check(b []byte, files *keep.Files) error {
+func check(b []byte, files *keep.Files) (what string, err error) {
 	var s state
 	if err := json.Unmarshal(b, &s); err != nil {
-		return err
+		return "", err
 	}
 	if s.Version != 1 {
-		return fmt.Errorf("state: version %d is too new for this program", s.Version)
+		return "", fmt.Errorf("state: version %d is too new for this program", s.Version)
 	}
 	if files.Len() != 7 {
-		return fmt.Errorf("state: %d descriptors", files.Len())
+		return "", fmt.Errorf("state: %d descriptors", files.Len())
 	}
 	fd, err := files.Take("control")
 	if err != nil {
-		return err
+		return "", err
 	}
 	if n, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN); err != nil || n != 1 {
-		return fmt.Errorf("control: not a listener: %w", err)
+		return "", fmt.Errorf("control: not a listener: %w", err)
 	}
-	return nil
+	return fmt.Sprint("count ", s.Count), nil
 }
 
 // answers asks the control socket who is there.
-func answers(ctx context.Context) error {
+func answers(ctx context.Context, what string) error {
+	if !strings.HasPrefix(what, "count ") {
+		return fmt.Errorf("asked about %q", what)
+	}
 	var d net.Dialer
 	c, err := d.DialContext(ctx, "unix", os.Getenv(home)+"/control")
 	if err != nil {

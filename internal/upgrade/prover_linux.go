@@ -121,7 +121,8 @@ func (p *Prover) prove() error {
 	if err := readMemfd(fds[0], &o); err != nil {
 		return err
 	}
-	if err := p.check(u, &o); err != nil {
+	what, err := p.check(u, &o)
+	if err != nil {
 		return err
 	}
 	line, err := json.Marshal(hello{os.Getpid(), p.Version})
@@ -137,14 +138,14 @@ func (p *Prover) prove() error {
 	if err := u.Ready(); err != nil {
 		return err
 	}
-	return process.Afresh([]string{watchCommand, strconv.Itoa(fds[1]), strconv.Itoa(fds[2])}, fds[1], fds[2])
+	return process.Afresh([]string{watchCommand, strconv.Itoa(fds[1]), strconv.Itoa(fds[2]), what}, fds[1], fds[2])
 }
 
 // watch holds signals while the launcher execs, and then waits for the new program.
 func (p *Prover) watch() error {
 	var files [2]*os.File
 	for i := range files {
-		if len(os.Args) != 2+len(files) {
+		if len(os.Args) != 3+len(files) {
 			return fmt.Errorf("%s is for baton's own use", watchCommand)
 		}
 		fd, err := strconv.Atoi(os.Args[2+i])
@@ -161,16 +162,16 @@ func (p *Prover) watch() error {
 	case err != nil:
 		return fmt.Errorf("upgrade: %w", err)
 	}
-	return p.await(pid)
+	return p.await(pid, os.Args[2+len(files)])
 }
 
-func (p *Prover) check(u *tableflip.Upgrader, o *proof) error {
+func (p *Prover) check(u *tableflip.Upgrader, o *proof) (what string, err error) {
 	files := &keep.Files{}
 	defer files.Close()
 	for _, name := range o.Names {
 		fd, err := inherited(u, name)
 		if err != nil {
-			return err
+			return "", err
 		}
 		files.Put(name, fd)
 	}
@@ -202,7 +203,7 @@ func inherited(u *tableflip.Upgrader, name string) (int, error) {
 const askEvery = 50 * time.Millisecond
 
 // await returns nil when the new program answers.
-func (p *Prover) await(pid int) error {
+func (p *Prover) await(pid int, what string) error {
 	patience := p.Patience
 	if patience == 0 {
 		patience = time.Minute
@@ -212,7 +213,7 @@ func (p *Prover) await(pid int) error {
 	again := time.NewTicker(askEvery)
 	defer again.Stop()
 	for {
-		err := p.Answers(ctx)
+		err := p.Answers(ctx, what)
 		if err == nil {
 			return nil
 		}
