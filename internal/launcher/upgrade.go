@@ -61,13 +61,11 @@ func ownPath() string {
 // cameFrom is looked at once, before anybody can have put another file there.
 var cameFrom = ownPath()
 
-var errUpgrading = errors.New("another upgrade is under way")
-
 // begin proves the program in a goroutine, which ends with the verdict, or with this
 // program.
 func (u *upgrader) begin(failed func(error)) {
 	if u.busy.Swap(true) {
-		failed(errUpgrading)
+		failed(control.ErrUpgrading)
 		return
 	}
 	go func() {
