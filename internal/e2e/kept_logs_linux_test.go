@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bufio"
+	_ "embed"
 	"fmt"
 	"os"
 	"os/exec"
@@ -128,6 +129,11 @@ func TestKillsUnderSystemdLoseFewCapturedLines(t *testing.T) {
 	})
 }
 
+// Where the machine is booted there is no testdata.
+//
+//go:embed testdata/server.cjs
+var serverCJS string
+
 // A channel of Node's is among what is kept: its worker does not end, and it drains.
 func TestKillsUnderSystemdLeaveNodeItsChannel(t *testing.T) {
 	node := "/usr/bin/node"
@@ -136,7 +142,7 @@ func TestKillsUnderSystemdLeaveNodeItsChannel(t *testing.T) {
 	}
 	boot.Test(t, func(t *testing.T) {
 		s := newService(t)
-		write(t, webDir+"/server.cjs", contents(t, testdata(t, "server.cjs")))
+		write(t, webDir+"/server.cjs", serverCJS)
 		write(t, webDir+"/baton.toml", "name = \"web\"\n[command]\nexec = "+quoted([]string{node, webDir + "/server.cjs"})+
 			"\nenv = { PORT = \"8080\", SAYS = \"ready\" }\n"+quick+"\n"+listen("web", onBoot(8080).Address))
 		dropIn(t, "RestartSec=50ms")

@@ -85,7 +85,9 @@ func (u *upgrader) run() error {
 	var text []byte
 	var files *keep.Files
 	err := u.engine.Freeze(func(take func() (handoff.State, *keep.Files)) (err error) {
-		text, files, err = u.all(take)
+		// Without what the name is claimed by: if this process were killed now, the next
+		// launcher would find it taken for as long as the prover is there.
+		text, files, err = u.all(take, func(*keep.Files) error { return nil })
 		return err
 	})
 	if err != nil {
@@ -110,7 +112,7 @@ func (u *upgrader) become(proof *upgrade.Proof, take func() (handoff.State, *kee
 	defer goOn()
 	unpause := u.out.pause(u.log)
 	defer unpause()
-	text, files, err := u.all(take)
+	text, files, err := u.all(take, u.claim.keep)
 	if err != nil {
 		return err
 	}
@@ -121,10 +123,10 @@ func (u *upgrader) become(proof *upgrade.Proof, take func() (handoff.State, *kee
 // all is everything that the next program needs. The descriptors are copies: a worker
 // that ends closes its own, whatever the engine does. One that has just closed some is
 // asked for again.
-func (u *upgrader) all(take func() (handoff.State, *keep.Files)) (text []byte, copies *keep.Files, err error) {
+func (u *upgrader) all(take func() (handoff.State, *keep.Files), claim func(*keep.Files) error) (text []byte, copies *keep.Files, err error) {
 	for range 10 {
 		st, files := take()
-		if err := u.claim.keep(files); err != nil {
+		if err := claim(files); err != nil {
 			return nil, nil, fmt.Errorf("the control socket: %w", err)
 		}
 		if text, err = u.keeper.whole(st, files, u.caught.waits()); err != nil {

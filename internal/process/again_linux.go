@@ -109,3 +109,14 @@ func (p *Process) Forget() {
 	p.gone = true
 	p.fd.close()
 }
+
+// EndWith ends this process, which Again has started, and with it its group, when nobody
+// has the other end of a pipe any more: whoever started it has ended.
+func EndWith(pipe int) {
+	hangup := []unix.PollFd{{Fd: int32(pipe)}} // is always told
+	for {
+		if n, err := unix.Poll(hangup, -1); n == 1 && err == nil && hangup[0].Revents&unix.POLLHUP != 0 {
+			_ = unix.Kill(0, unix.SIGKILL) // the group is theirs alone
+		}
+	}
+}

@@ -346,6 +346,8 @@ type running struct {
 	out   *bufio.Scanner
 	err   *os.File
 	lines chan string
+	// killed: that it has not ended well is the test's doing.
+	killed bool
 }
 
 // launch starts one, through a command if there is one.
@@ -384,7 +386,7 @@ func (r *running) end() {
 		continue
 	}
 	err := r.cmd.Wait()
-	if err != nil && !r.t.Failed() {
+	if err != nil && !r.killed && !r.t.Failed() {
 		r.t.Errorf("the launcher: %v; %s", err, r.words())
 	}
 	if r.t.Failed() {

@@ -51,10 +51,17 @@ func helper() error {
 		return fmt.Errorf("%s is for baton's own use: %w", helperCommand, err)
 	}
 	verdict := proved
-	if err := o.flip(); err != nil {
+	ask, err := duplicate(fdAsk, 3) // the other one becomes tableflip's
+	if err == nil {
+		// It has copies of the launcher's sockets: who connects to one that nobody else has
+		// any more would not be answered.
+		go process.EndWith(ask) // ends with the process
+		err = o.flip()
+	}
+	if err != nil {
 		verdict = err.Error()
 	}
-	_, err := os.Stdout.WriteString(verdict)
+	_, err = os.Stdout.WriteString(verdict)
 	return err
 }
 
@@ -121,6 +128,7 @@ func (p *Prover) prove() error {
 	if err := readMemfd(fds[0], &o); err != nil {
 		return err
 	}
+	go process.EndWith(fds[1]) // ends with the process, or when that begins afresh
 	what, err := p.check(u, &o)
 	if err != nil {
 		return err
