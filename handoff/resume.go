@@ -40,6 +40,9 @@ func (st *State) fits() error {
 		return fmt.Errorf("rules: %w", err)
 	}
 	gens, releases, keys := map[machine.Generation]bool{}, map[machine.Generation]bool{}, map[string]bool{}
+	ruled := func(n machine.Generation) bool {
+		return slices.ContainsFunc(st.Rules.Generations, func(g machine.GenerationMemory) bool { return g.Number == n })
+	}
 	for _, r := range st.Releases {
 		releases[r.Number] = true
 	}
@@ -49,6 +52,9 @@ func (st *State) fits() error {
 	for _, g := range st.Generations {
 		if !releases[g.Release] {
 			return fmt.Errorf("generation %d: its release, %d, is not there", g.Number, g.Release)
+		}
+		if !ruled(g.Number) {
+			return fmt.Errorf("generation %d: the rules know nothing of it", g.Number)
 		}
 		for _, key := range g.Listeners {
 			if !keys[key] && g.Phase != machine.Draining { // what drains may have had one that is closed
