@@ -3,7 +3,6 @@ package handoff_test
 import (
 	"errors"
 	"testing"
-	"time"
 
 	"baton/handoff"
 	"baton/handoff/machine"
@@ -62,27 +61,26 @@ func TestAFreezeWaitsForWhatIsBeingResolved(t *testing.T) {
 	verdict := make(chan handoff.Verdict, 1)
 	e.Reload(func(v handoff.Verdict) { verdict <- v })
 	e.Report() // what was posted before is done
-	var s handoff.State
-	first := e.frozen(func(take take) error { s, _ = take(); return nil })
-	testkit.Wait(t, func() bool {
-		second := e.frozen(func(take) error { return errNoExec })
-		select {
-		case err := <-second:
-			return err != nil && err.Error() == "another upgrade is under way"
-		case <-time.After(time.Second):
-			return false
-		}
-	}, "a second one to be refused")
+	answers := make(chan error, 2)
+	var s handoff.State // of the one that waits
+	for range 2 {
+		go func() { // ends with Run at the latest
+			answers <- e.Freeze(func(take take) error { s, _ = take(); return nil })
+		}()
+	}
+	if err := <-answers; err == nil || err.Error() != "another upgrade is under way" {
+		t.Fatalf("one of two: %v", err)
+	}
 	select {
-	case err := <-first:
-		t.Fatalf("it did not wait: %v", err)
+	case err := <-answers:
+		t.Fatalf("the other one did not wait: %v", err)
 	default:
 	}
 	e.mu.Lock()
 	e.hang = nil
 	e.mu.Unlock()
 	close(hang)
-	if err := <-first; err != nil {
+	if err := <-answers; err != nil {
 		t.Fatal(err)
 	}
 	if s.Preparing != 0 {
