@@ -63,9 +63,27 @@ func (st *State) fits() error {
 		}
 		gens[g.Number] = true
 	}
+	workers := map[machine.Worker]bool{}
 	for _, w := range st.Workers {
 		if !gens[w.Gen] {
 			return fmt.Errorf("worker %d: its generation, %d, is not there", w.ID, w.Gen)
+		}
+		workers[w.ID] = true
+	}
+	return known(st.Rules, gens, workers)
+}
+
+// known says whether there is all that the rules know of: for one of these they would wait
+// for ever, or give an order about it.
+func known(rules machine.Memory, gens map[machine.Generation]bool, workers map[machine.Worker]bool) error {
+	for _, g := range rules.Generations {
+		if g.Phase != machine.Preparing && !gens[g.Number] {
+			return fmt.Errorf("generation %d, which the rules know, is not there", g.Number)
+		}
+		for _, w := range g.Workers {
+			if w.State != machine.Waiting && !workers[w.ID] {
+				return fmt.Errorf("worker %d, which the rules know, is not there", w.ID)
+			}
 		}
 	}
 	return nil
