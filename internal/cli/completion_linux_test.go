@@ -269,6 +269,9 @@ func TestTheManualIsOne(t *testing.T) {
 			}
 			text := regexp.MustCompile(".\x08").ReplaceAllString(string(out), "")
 			for _, command := range app.Commands {
+				if command.Hidden {
+					continue
+				}
 				if !regexp.MustCompile(`(?m)^ +baton ` + command.Name + `\b`).MatchString(text) {
 					t.Errorf("%s is not in it", command.Name)
 				}

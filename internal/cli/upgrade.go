@@ -15,7 +15,7 @@ import (
 func (p *program) upgradeCommand() *cli.Command {
 	return asked(verb{
 		name: "upgrade", line: "[NAME... | all]",
-		does: "replace the launcher itself, and leave the application alone",
+		does: "replace the launcher, not the application",
 		text: `
 Run it after a new baton was installed. Does what SIGUSR2 does: the program that
 lies where the launcher was started from is shown every socket and what the launcher

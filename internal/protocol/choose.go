@@ -178,6 +178,11 @@ func (c *Choice) read(p Program) error {
 	if err != nil {
 		return err
 	}
+	if len(found) > 0 && found[0].kind == KindTableflip {
+		if own, err := isBaton(p); err != nil || own {
+			return err
+		}
+	}
 	for _, m := range found {
 		if !c.speaks(KindTableflip) || !slices.Contains(excluded, m.kind) {
 			c.add(m.kind, "it carries "+m.text)
@@ -185,6 +190,23 @@ func (c *Choice) read(p Program) error {
 	}
 	return nil
 }
+
+// isBaton says whether the program is baton, as in its demonstration, which uses tableflip
+// for itself and not for what it runs: a function of baton's is in its table of
+// functions.
+func isBaton(p Program) (bool, error) {
+	f, err := p.Open()
+	if err != nil {
+		return false, err
+	}
+	defer f.Close() // read only
+	found, err := scan(f, []mark{{text: strings.ReplaceAll(batonFunction, " ", "/")}})
+	return len(found) > 0, err
+}
+
+// batonFunction has blanks for the slashes, so that other programs with this package in them
+// do not carry it.
+const batonFunction = "baton internal upgrade.(*Prover).run"
 
 func (c *Choice) addBlindly(why string) {
 	for _, k := range blindly {
