@@ -133,13 +133,18 @@ func (r *parts) engine(ctx context.Context) error {
 	var adapter *controlled
 	var pidOne *first
 	var serves *config.Config // of a generation that is about to be said to serve
+	whole := false // the engine has ended; false in a panic
 	c := newConfigs(r.first, o.Load, before.state != nil)
 	events := &control.Feed{}
 	beside := newBeside(r.first, log)
 	crew := newCrew(r.claim.list(), before.living(), log)
 	defer crew.close()
 	keeper := newKeeper(r.first, o.Version, r.claim.state(), before, r.given, events, r.manager.store(), log)
-	defer keeper.close()
+	defer func() {
+		if whole { // else whoever comes next goes on with what there is
+			keeper.close()
+		}
+	}()
 	if before.state != nil {
 		r.manager.asked = int(before.state.Engine.LastRequest) // these were told
 	}
@@ -199,6 +204,7 @@ func (r *parts) engine(ctx context.Context) error {
 	beside.watch(r.first, s)
 	defer beside.close()
 	err := s.Run(ctx)
+	whole = true
 	if errors.Is(err, context.Canceled) {
 		err = nil
 	}

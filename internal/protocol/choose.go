@@ -206,7 +206,7 @@ func isBaton(p Program) (bool, error) {
 
 // batonFunction has blanks for the slashes, so that other programs with this package in them
 // do not carry it.
-const batonFunction = "baton internal upgrade.(*Prover).run"
+const batonFunction = "baton internal upgrade.(*Prover).prove"
 
 func (c *Choice) addBlindly(why string) {
 	for _, k := range blindly {
