@@ -15,6 +15,7 @@ import (
 	"runtime/debug"
 
 	"baton/handoff"
+	"baton/internal/cgroup"
 	"baton/internal/config"
 	"baton/internal/control"
 	"baton/internal/event"
@@ -88,7 +89,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
-	r := &parts{o: o, first: first, caught: caught, out: newOutputs(o)}
+	r := &parts{o: o, first: first, caught: caught, out: newOutputs(o), unit: cgroup.Own()}
 	defer func() { r.out.close(err) }()
 	r.log = slog.New(r.out.queue)
 	to, err := systemd.New(r.log)
@@ -118,6 +119,7 @@ type parts struct {
 	out     *outputs
 	manager *manager
 	claim   *claim
+	unit    *cgroup.Unit // whose main process this one is; nil: none's
 	log     *slog.Logger
 }
 
@@ -172,7 +174,8 @@ func (r *parts) engine(ctx context.Context) error {
 			go r.claim.admit(log) // ends when the group was looked up
 			serves = applied
 		},
-		Log: log,
+		Unit: r.unit,
+		Log:  log,
 	}), events, func() { r.clear(nil) })
 	process.Reap() // whom another launcher has left to this one is known by now
 	ends := hurried{s, beside.hooks}
