@@ -96,6 +96,12 @@ type Options struct {
 	// Load resolves the configuration afresh: for the first generation and at
 	// each reload. It is called from another goroutine, never twice at once.
 	Load func() (*Plan, error)
+	// Given, which may be nil, returns a descriptor of a socket that came from elsewhere and
+	// that the listener is to serve on, to be the Supervisor's; -1: there is none, and one
+	// is to be opened. all are the plan's listeners, and open tells which ones, by the
+	// address as it was asked for, are there. Called from where Load is, before they are
+	// opened. An error refuses the generation.
+	Given func(l ListenerPlan, all []ListenerPlan, open func(key string) bool) (fd int, err error)
 	// Output opens the output of a worker.
 	Output func(generation, index int) (Output, error)
 	// Observe receives every event, in order, on the goroutine of Run. It must

@@ -48,6 +48,7 @@ type listener struct {
 	name    string // of its descriptors, where they are kept
 	asked   socket.Options
 	users   map[machine.Generation]bool
+	given   bool               // its first socket came from elsewhere; it is not known of one that was resumed
 	steered bool               // somebody was given its connections
 	stale   bool               // the last change of steering failed
 	shut    machine.Generation // whose slots are refused until somebody serves on it; 0: nobody's
@@ -106,19 +107,37 @@ func (s *Supervisor) resolve(n machine.Generation, kept *release, known map[stri
 	} else if p.release, p.err = s.resolveFresh(n); p.err != nil {
 		return p
 	}
+	open := func(key string) bool { return known[key] || p.opened[key] != nil }
 	for _, lp := range p.plan.Listeners {
 		key := lp.Address.String()
-		if known[key] || p.opened[key] != nil {
+		if open(key) {
 			continue
 		}
-		l, err := socket.Listen(s.ctx, lp.Address, lp.Options)
+		l, given, err := s.listen(lp, p.plan.Listeners, open)
 		if err != nil {
 			p.err = err
 			return p
 		}
-		p.opened[key] = &listener{Listener: l, key: key, asked: lp.Options, users: map[machine.Generation]bool{n: true}}
+		p.opened[key] = &listener{Listener: l, key: key, given: given, asked: lp.Options, users: map[machine.Generation]bool{n: true}}
 	}
 	return p
+}
+
+// listen makes a listener: of the socket that is given for it, or of a new one.
+func (s *Supervisor) listen(lp ListenerPlan, all []ListenerPlan, open func(key string) bool) (l socket.Listener, given bool, err error) {
+	fd := -1
+	if s.opts.Given != nil {
+		fd, err = s.opts.Given(lp, all, open)
+	}
+	switch {
+	case err != nil:
+	case fd >= 0:
+		given = true
+		l, err = socket.Adopt(s.ctx, fd, lp.Address, lp.Options)
+	default:
+		l, err = socket.Listen(s.ctx, lp.Address, lp.Options)
+	}
+	return l, given, err
 }
 
 // resolveFresh resolves what is configured now.
@@ -204,10 +223,14 @@ func (s *Supervisor) prepared(n machine.Generation, p prepared) {
 }
 
 func (s *Supervisor) opened(l *listener) {
+	verb := "listening on "
+	if l.given {
+		verb = "taking over the socket at "
+	}
 	s.emit(event.Event{
 		Kind: event.ListenerOpened, Listener: l.Name(), Address: l.Address().String(),
 		Mode: string(l.Mode()), Reason: l.Reason(),
-		Message: "listening on " + l.Address().String() + ", " + string(l.Mode()) + because(l.Reason()),
+		Message: verb + l.Address().String() + ", " + string(l.Mode()) + because(l.Reason()),
 	})
 	s.follow(l)
 }

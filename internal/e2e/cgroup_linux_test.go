@@ -72,11 +72,6 @@ func inGroup(t *testing.T, group string) (pids []int) {
 	return pids
 }
 
-func (s service) journal() string {
-	s.t.Helper()
-	return boot.Do(s.t, "journalctl", "--no-pager", "--unit", webUnit)
-}
-
 // said waits until the journal has it.
 func (s service) said(want string) {
 	s.t.Helper()

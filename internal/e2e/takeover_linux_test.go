@@ -145,3 +145,40 @@ func TestTwentyUpgradesOfAUnitsLauncher(t *testing.T) {
 		served(t, onBoot(8080))
 	})
 }
+
+// As the kernel does to the largest process when memory runs out. (An out-of-memory kill by
+// a limit of its own needs the memory controller, which is not everywhere; to the launcher it
+// is the same signal.)
+func TestANewcomerThatIsKilledLeavesTheUnitActive(t *testing.T) {
+	boot.Test(t, func(t *testing.T) {
+		s := newService(t)
+		worker := workerOf(t, 8080)
+		fresh := begun(t, load.Options{Targets: []load.Target{onBoot(8080)}, Clients: 4})
+		testkit.Behave(t, behaviour, "ready=never")
+		s.configure(quick+"\nready = \"notify\"", listen("web", onBoot(8080).Address))
+		code := make(chan int, 1)
+		go func() { // ends with the verdict
+			_, c := boot.Run(t, "systemctl", "reload", webUnit)
+			code <- c
+		}()
+		var newcomer int
+		testkit.Wait(t, func() bool {
+			for _, g := range s.report().Generations {
+				if g.Phase == "starting" && len(g.Workers) == 1 {
+					newcomer = g.Workers[0].PID
+				}
+			}
+			return newcomer != 0
+		}, "the newcomer")
+		if err := syscall.Kill(newcomer, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		if c := <-code; c == 0 {
+			t.Error("the reload succeeded")
+		}
+		if got := s.property("ActiveState") + " " + s.property("Result"); got != "active success" || workerOf(t, 8080) != worker {
+			t.Errorf("the unit is %s, and %d serves, not %d", got, workerOf(t, 8080), worker)
+		}
+		none(t, "fresh", fresh.Stop(), 20)
+	})
+}

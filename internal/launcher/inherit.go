@@ -36,6 +36,10 @@ type Inheritance struct {
 // they are not taken for what a .socket unit gave.
 const storePrefix = "baton."
 
+// unitSuffix ends the name of a .socket unit, which is what its sockets are called by
+// without a FileDescriptorName. There may be a baton.socket; no name of ours ends so.
+const unitSuffix = ".socket"
+
 // Inherit looks what there is. Call it once, first of all. An error says what was lost;
 // the rest is there all the same.
 func Inherit() (*Inheritance, error) {
@@ -46,6 +50,9 @@ func Inherit() (*Inheritance, error) {
 			i.files, i.upgraded = files, true
 			_ = i.takeRecord() // there may be none
 			i.state, err = decode(text)
+		}
+		if i.state != nil {
+			i.given, err = takeGiven(i.state.Given, i.files)
 		}
 		return i, err
 	}
@@ -60,7 +67,7 @@ func Inherit() (*Inheritance, error) {
 func (i *Inheritance) sort(given []systemd.Given) error {
 	for _, g := range given {
 		name, ours := strings.CutPrefix(g.Name, storePrefix)
-		if ours && !i.files.Has(name) {
+		if ours && !strings.HasSuffix(g.Name, unitSuffix) && !i.files.Has(name) {
 			i.files.Put(name, g.FD)
 		} else {
 			i.given = append(i.given, g)
@@ -227,6 +234,19 @@ func (i *Inheritance) supervisor(o handoff.Options, events *control.Feed, endLef
 		events.Add(e)
 	}
 	return s
+}
+
+// settle says which of systemd's sockets the resumed listeners have.
+func (i *Inheritance) settle(g *given, log *slog.Logger) {
+	if i.state == nil {
+		return
+	}
+	g.resumed(i.state.Engine, i.upgraded)
+	var all []handoff.ListenerPlan
+	for _, r := range i.state.Engine.Releases {
+		all = append(all, r.Plan.Listeners...)
+	}
+	g.warn(log, all)
 }
 
 // resend has signals acted on that the program before this one had been told.

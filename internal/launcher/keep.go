@@ -46,6 +46,9 @@ type State struct {
 	// store.
 	Control bool     `json:"control"`
 	Stored  []string `json:"stored"`
+	// Given are the names that systemd calls its sockets by. Of an upgrade alone: to
+	// another process it gives them itself.
+	Given []string `json:"given"`
 	// Caught are signals that were told and not acted on. Of an upgrade alone.
 	Caught []process.Caught `json:"caught"`
 }
@@ -87,6 +90,7 @@ func less(a, b string) bool { return len(a) < len(b) || len(a) == len(b) && a < 
 type keeper struct {
 	state  State // but Engine and Events
 	events *control.Feed
+	given  *given
 	store  store // nil: descriptors are kept nowhere
 	log    *slog.Logger
 
@@ -106,8 +110,8 @@ type store interface {
 
 // newKeeper begins to keep the State in a file, which it makes; in one that has no name
 // when path is "".
-func newKeeper(c *config.Config, baton, path string, before *Inheritance, events *control.Feed, to store, log *slog.Logger) *keeper {
-	k := &keeper{events: events, store: to, log: log, path: path, stored: make(map[string]bool), file: before.record}
+func newKeeper(c *config.Config, baton, path string, before *Inheritance, given *given, events *control.Feed, to store, log *slog.Logger) *keeper {
+	k := &keeper{events: events, given: given, store: to, log: log, path: path, stored: make(map[string]bool), file: before.record}
 	k.state = State{Version: stateVersion, Baton: baton, Name: c.Name, Boot: process.Boot(), Control: path != ""}
 	k.state.Writer, _, _ = process.MarkOf(os.Getpid()) // where it cannot be told, whoever reads it asks for less
 	for _, name := range before.names() {
@@ -212,7 +216,7 @@ func (k *keeper) complain(err error) {
 func (k *keeper) whole(st handoff.State, f *keep.Files, caught []process.Caught) ([]byte, error) {
 	s := k.state
 	s.Engine, s.Events, s.Caught = st, k.events.Last(1<<20), caught
-	s.Stored = slices.Sorted(maps.Keys(k.stored))
+	s.Stored, s.Given = slices.Sorted(maps.Keys(k.stored)), k.given.keep(f)
 	if k.file != nil {
 		f.Put(stateName, fdOf(k.file))
 	}

@@ -81,15 +81,20 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return &ConfigError{err}
 	}
+	sockets := newGiven(o.Before.given)
 	if o.Before.state == nil { // else workers run by it
-		if _, err := plan(first); err != nil {
+		p, err := plan(first)
+		if err == nil {
+			err = sockets.check(p.Listeners)
+		}
+		if err != nil {
 			return &ConfigError{err}
 		}
 	}
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
-	r := &parts{o: o, first: first, caught: caught, out: newOutputs(o), unit: cgroup.Own()}
+	r := &parts{o: o, first: first, caught: caught, given: sockets, out: newOutputs(o), unit: cgroup.Own()}
 	defer func() { r.out.close(err) }()
 	r.log = slog.New(r.out.queue)
 	to, err := systemd.New(r.log)
@@ -116,6 +121,7 @@ type parts struct {
 	o       Options
 	first   *config.Config // that it began with
 	caught  *signals
+	given   *given
 	out     *outputs
 	manager *manager
 	claim   *claim
@@ -134,14 +140,14 @@ func (r *parts) engine(ctx context.Context) error {
 	beside := newBeside(r.first, log)
 	crew := newCrew(r.claim.list(), before.living(), log)
 	defer crew.close()
-	keeper := newKeeper(r.first, o.Version, r.claim.state(), before, events, r.manager.store(), log)
+	keeper := newKeeper(r.first, o.Version, r.claim.state(), before, r.given, events, r.manager.store(), log)
 	defer keeper.close()
 	if before.state != nil {
 		r.manager.asked = int(before.state.Engine.LastRequest) // these were told
 	}
 	s := before.supervisor(r.manager.wire(handoff.Options{
 		Name: r.first.Name, Version: o.Version,
-		Load: c.load, Output: r.out.worker,
+		Load: c.load, Given: r.given.give, Output: r.out.worker,
 		Keep: keeper.keep, ResumeOutput: r.out.resume, Origin: originOf,
 		Observe: func(e event.Event) {
 			record(log, e)
@@ -170,6 +176,7 @@ func (r *parts) engine(ctx context.Context) error {
 			applied := (*config.Config)(p.Origin.(*kept))
 			c.warn(log, applied)
 			beside.apply(applied)
+			r.given.warn(log, p.Listeners)
 			r.claim.wanted.Store(applied)
 			go r.claim.admit(log) // ends when the group was looked up
 			serves = applied
@@ -177,6 +184,7 @@ func (r *parts) engine(ctx context.Context) error {
 		Unit: r.unit,
 		Log:  log,
 	}), events, func() { r.clear(nil) })
+	before.settle(r.given, log)
 	process.Reap() // whom another launcher has left to this one is known by now
 	ends := hurried{s, beside.hooks}
 	adapter = newControlled(ends)

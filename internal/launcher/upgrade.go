@@ -171,6 +171,9 @@ func (s *State) check(files *keep.Files) error {
 			return fmt.Errorf("worker %d: output: %w", w.ID, err)
 		}
 	}
+	if err := checkGiven(s.Given, files); err != nil {
+		return err
+	}
 	return s.Engine.Check(files)
 }
 

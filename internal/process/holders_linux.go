@@ -52,7 +52,7 @@ func ancestors(all map[int]stat) map[int]bool {
 // looked at once more while a pidfd(2) names it, so that no process is hit which
 // merely inherited the number. nil when it is gone or holds none of them any more.
 func EndHolder(pid int, inodes map[uint64]bool, sig syscall.Signal) error {
-	if pid <= 1 || pid == os.Getpid() {
+	if pid <= 1 || pid == os.Getpid() || pid == os.Getppid() {
 		return fmt.Errorf("signal process %d: not one of the others", pid)
 	}
 	fd, err := unix.PidfdOpen(pid, 0)

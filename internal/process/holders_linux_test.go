@@ -3,7 +3,9 @@ package process
 import (
 	"errors"
 	"os"
+	"os/exec"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 )
@@ -58,10 +60,41 @@ func TestOnlyAHolderIsEnded(t *testing.T) {
 	if s := p.ended(t); s.Signal != syscall.SIGTERM {
 		t.Errorf("%v, want the end by the second signal", s)
 	}
-	for _, pid := range []int{os.Getpid(), 0, -1} {
+	for _, pid := range []int{os.Getpid(), os.Getppid(), 1, 0, -1} {
 		if err := EndHolder(pid, map[uint64]bool{inode: true}, 0); err == nil {
 			t.Errorf("signal to %d: no error", pid)
 		}
+	}
+}
+
+// A service manager has the sockets that it gave: it is no process left behind, and is not
+// to be ended. Here the one between is a shell.
+func TestHoldersLeavesOutWhoItComesFrom(t *testing.T) {
+	if os.Getenv("BATON_TEST_GIVEN") != "" {
+		var is syscall.Stat_t
+		if err := syscall.Fstat(3, &is); err != nil {
+			t.Fatal(err)
+		}
+		if list := holders(t, is.Ino); len(list) != 0 {
+			t.Errorf("%v hold what they gave", list)
+		}
+		return
+	}
+	mine, inode := socket(t)
+	fd, err := syscall.Dup(mine)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("sh", "-c", `"$0" -test.run='^TestHoldersLeavesOutWhoItComesFrom$' -test.v; exit $?`, os.Args[0])
+	cmd.Env = append(os.Environ(), "BATON_TEST_GIVEN=1")
+	cmd.ExtraFiles = []*os.File{os.NewFile(uintptr(fd), "socket")}
+	defer cmd.ExtraFiles[0].Close() // nothing is written
+	out, err := cmd.CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "--- PASS") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if list := holders(t, inode); len(list) != 0 {
+		t.Errorf("%v are left", list)
 	}
 }
 

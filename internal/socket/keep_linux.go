@@ -230,11 +230,6 @@ func (g *steered) reunite(s State, lost []Socket) error {
 			return err
 		}
 	}
-	for _, one := range lost {
-		if err := g.substitute(one); err != nil {
-			return err
-		}
-	}
 	if err := g.look(); err != nil { // the proof is to know of strangers
 		return err
 	}
@@ -242,7 +237,33 @@ func (g *steered) reunite(s State, lost []Socket) error {
 	if err := g.findOrigin(s.Origin); err != nil {
 		return err
 	}
+	if err := g.substituteAll(lost); err != nil {
+		return err
+	}
 	return g.maintain()
+}
+
+// substituteAll makes sockets for slots whose own have not come back. The program in
+// force is one for another order: until it names those that are there, what hears and
+// is nobody's would be given connections.
+func (g *steered) substituteAll(lost []Socket) error {
+	if len(lost) == 0 {
+		return nil
+	}
+	whole := g.table
+	g.table = slices.DeleteFunc(slices.Clone(whole), func(s Share) bool { return g.slots[s.Slot] == nil })
+	err := error(nil)
+	if len(g.table) > 0 {
+		err = g.maintain()
+	}
+	g.table = whole
+	for _, one := range lost {
+		if err == nil {
+			err = g.substitute(one)
+		}
+	}
+	g.doubt = true
+	return err
 }
 
 // rehear undoes what a launcher that ended in the middle of something left on a

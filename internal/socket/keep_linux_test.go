@@ -120,6 +120,59 @@ func TestASteeredListenerGoesOnWithSomeOfItsSockets(t *testing.T) {
 	}
 }
 
+// While the group is made whole the program that was left names places that others have by
+// now. Nobody may be sent to a socket that no worker has.
+func TestNobodyIsSentToASubstituteWhileTheGroupIsMadeWhole(t *testing.T) {
+	for range 10 {
+		l := steeredAt(t, "127.0.0.1:0", 5)
+		must(t, l.Steer(to(3)))
+		h := leave(t, l)
+		var lost []string
+		for _, one := range h.state.Order {
+			if !slices.Contains(one.Slots, 3) {
+				lost = append(lost, socketName("l1", one.Number))
+			}
+		}
+		h.lose(lost...)
+		stop, ended := make(chan struct{}), make(chan struct{})
+		first := make(chan struct{})
+		go func() { // ends with stop
+			defer close(ended)
+			var clients []net.Conn
+			for {
+				// A guard is deaf: the client would be heard a second later.
+				c, err := net.DialTimeout("tcp", target(l, "127.0.0.1"), 20*time.Millisecond)
+				if err == nil {
+					clients = append(clients, c)
+				}
+				if len(clients) == 1 {
+					close(first)
+					clients = append(clients, nil)
+				}
+				select {
+				case <-stop:
+					for _, c := range clients {
+						if c != nil {
+							_ = c.Close() // nothing was sent
+						}
+					}
+					return
+				default:
+				}
+			}
+		}()
+		<-first
+		g := h.resume().(*steered)
+		for _, slot := range []int{0, 1, 2, 4} {
+			if p, err := g.Pending(slot); err != nil || p.Queued > 0 {
+				t.Errorf("slot %d: %d connections are queued where no worker is, %v", slot, p.Queued, err)
+			}
+		}
+		close(stop)
+		<-ended
+	}
+}
+
 // With the guards gone the oldest socket is a worker's, and for IPv6 the kernel finds the
 // group by it. What such a worker can do is bounded by the next Maintain.
 func TestAWorkerThatLeavesTheGroupAfterAPartialResumeIsPutBack(t *testing.T) {
