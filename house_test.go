@@ -62,7 +62,7 @@ var rooms = []room{
 	{dir: "internal/brief"},
 	{dir: "internal/cgroup", may: []string{"internal/process"}},
 	{dir: "internal/config"},
-	{dir: "internal/e2e"},
+	{dir: "internal/e2e", tests: []string{"internal/keep"}},
 	{dir: "internal/event"},
 	{dir: "internal/hooks", may: []string{"internal/event", "internal/process"}},
 	{dir: "internal/keep"},

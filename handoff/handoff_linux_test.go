@@ -26,6 +26,9 @@ import (
 func TestMain(m *testing.M) {
 	process.Main()
 	testkit.Main()
+	if os.Getenv(launcherWord) != "" {
+		launcherMain()
+	}
 	os.Exit(m.Run())
 }
 
@@ -55,17 +58,7 @@ func startAs(t *testing.T, differ func(*handoff.Plan), behaviours ...string) *en
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Without GORACE a worker takes a second to end under the race detector.
-	e := &engine{t: t, ended: make(chan error, 1), plan: &handoff.Plan{
-		Command: process.Command{Exec: testkit.Target(behaviours...), Base: append(protocol.Scrub(os.Environ()), "GORACE=atexit_sleep_ms=0")},
-		Listeners: []handoff.ListenerPlan{
-			{Address: socket.Address{Network: "tcp", Host: "127.0.0.1"}, Options: socket.Options{Name: "web", UID: -1, GID: -1}},
-			{Address: socket.Address{Network: "unix", Path: filepath.Join(dir, "s")}, Options: socket.Options{Name: "file", UID: -1, GID: -1}},
-		},
-		Ready: health.Auto, DrainSignals: []syscall.Signal{syscall.SIGTERM}, HandshakeWait: 3 * time.Second,
-		Policy: machine.Policy{Workers: 1, ReadyTimeout: 10 * time.Second, DrainTimeout: 10 * time.Second,
-			MaxDraining: 8, BackoffMin: 10 * time.Millisecond, BackoffMax: time.Second, ResetAfter: 10 * time.Second},
-	}}
+	e := &engine{t: t, ended: make(chan error, 1), plan: planIn(dir, behaviours...)}
 	differ(e.plan)
 	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
 	if err != nil {
@@ -98,6 +91,21 @@ func startAs(t *testing.T, differ func(*handoff.Plan), behaviours ...string) *en
 		}
 	})
 	return e
+}
+
+// planIn is one of the target, with a port and a path in the directory.
+func planIn(dir string, behaviours ...string) *handoff.Plan {
+	// Without GORACE a worker takes a second to end under the race detector.
+	return &handoff.Plan{
+		Command: process.Command{Exec: testkit.Target(behaviours...), Base: append(protocol.Scrub(os.Environ()), "GORACE=atexit_sleep_ms=0")},
+		Listeners: []handoff.ListenerPlan{
+			{Address: socket.Address{Network: "tcp", Host: "127.0.0.1"}, Options: socket.Options{Name: "web", UID: -1, GID: -1}},
+			{Address: socket.Address{Network: "unix", Path: filepath.Join(dir, "s")}, Options: socket.Options{Name: "file", UID: -1, GID: -1}},
+		},
+		Ready: health.Auto, DrainSignals: []syscall.Signal{syscall.SIGTERM}, HandshakeWait: 3 * time.Second,
+		Policy: machine.Policy{Workers: 1, ReadyTimeout: 10 * time.Second, DrainTimeout: 10 * time.Second,
+			MaxDraining: 8, BackoffMin: 10 * time.Millisecond, BackoffMax: time.Second, ResetAfter: 10 * time.Second},
+	}
 }
 
 func (e *engine) load() (*handoff.Plan, error) {

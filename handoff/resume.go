@@ -40,6 +40,9 @@ func (st *State) fits() error {
 		return fmt.Errorf("rules: %w", err)
 	}
 	gens, releases, keys := map[machine.Generation]bool{}, map[machine.Generation]bool{}, map[string]bool{}
+	ruled := func(n machine.Generation) bool {
+		return slices.ContainsFunc(st.Rules.Generations, func(g machine.GenerationMemory) bool { return g.Number == n })
+	}
 	for _, r := range st.Releases {
 		releases[r.Number] = true
 	}
@@ -50,6 +53,9 @@ func (st *State) fits() error {
 		if !releases[g.Release] {
 			return fmt.Errorf("generation %d: its release, %d, is not there", g.Number, g.Release)
 		}
+		if !ruled(g.Number) {
+			return fmt.Errorf("generation %d: the rules know nothing of it", g.Number)
+		}
 		for _, key := range g.Listeners {
 			if !keys[key] && g.Phase != machine.Draining { // what drains may have had one that is closed
 				return fmt.Errorf("generation %d: its listener %s is not there", g.Number, key)
@@ -57,9 +63,27 @@ func (st *State) fits() error {
 		}
 		gens[g.Number] = true
 	}
+	workers := map[machine.Worker]bool{}
 	for _, w := range st.Workers {
 		if !gens[w.Gen] {
 			return fmt.Errorf("worker %d: its generation, %d, is not there", w.ID, w.Gen)
+		}
+		workers[w.ID] = true
+	}
+	return known(st.Rules, gens, workers)
+}
+
+// known says whether there is all that the rules know of: for one of these they would wait
+// for ever, or give an order about it.
+func known(rules machine.Memory, gens map[machine.Generation]bool, workers map[machine.Worker]bool) error {
+	for _, g := range rules.Generations {
+		if g.Phase != machine.Preparing && !gens[g.Number] {
+			return fmt.Errorf("generation %d, which the rules know, is not there", g.Number)
+		}
+		for _, w := range g.Workers {
+			if w.State != machine.Waiting && !workers[w.ID] {
+				return fmt.Errorf("worker %d, which the rules know, is not there", w.ID)
+			}
 		}
 	}
 	return nil
@@ -283,7 +307,12 @@ func (s *Supervisor) goOn() {
 	for _, x := range st.Watches {
 		s.watch(x.Slot, x.Orphan)
 	}
-	s.emit(event.Event{Kind: event.Resumed, Message: s.resumedWords()})
+	e := event.Event{Kind: event.Resumed, Message: s.resumedWords()}
+	if sv := s.serving(); sv != nil {
+		e.Generation = int(sv.number)
+		e.Message += fmt.Sprintf("; generation %d serves", sv.number)
+	}
+	s.emit(e)
 	for _, id := range slices.Sorted(maps.Keys(s.workers)) {
 		if w := s.workers[id]; w != nil && !w.running {
 			s.launched(w, nil, errors.New("the launcher ended while it was being started"))

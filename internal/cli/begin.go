@@ -169,7 +169,7 @@ func (w *waiting) hear(ctx context.Context, from io.Reader) outcome {
 			if text := w.note(n); text != "" {
 				doing = text
 			}
-			if n.Event != nil && n.Event.Kind == event.Serving {
+			if n.Event != nil && n.Event.Serves() {
 				return outcome{Outcome: outcomeServing, PID: w.begun.PID}
 			}
 			quiet.Reset(w.patience)

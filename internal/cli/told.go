@@ -105,7 +105,7 @@ func (t *told) begun(c *config.Config) {
 const startMargin = 10 * time.Second
 
 func (t *told) observe(e event.Event) {
-	t.tell(news{Event: &e}, e.Kind == event.Serving)
+	t.tell(news{Event: &e}, e.Serves())
 }
 
 // ended tells why it does not serve, if it never has.

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"iter"
 	"net"
 	"net/http"
 	"net/url"
@@ -185,40 +184,6 @@ func (c *Client) Flush(ctx context.Context) error {
 	return c.call(ctx, http.MethodPost, "flush", nil, nil)
 }
 
-// Events goes through the last events, at most replay of them, and with follow through
-// those to come until the launcher ends. An event.Missed stands for those that were not
-// read in time. An error is the last thing there is; none after a launcher that was
-// killed would be a lie, so it is an ErrNotRunning then.
-func (c *Client) Events(ctx context.Context, replay int, follow bool) iter.Seq2[event.Event, error] {
-	q := url.Values{"replay": {strconv.Itoa(replay)}}
-	if !follow {
-		q.Set("follow", "0")
-	}
-	return func(yield func(event.Event, error) bool) {
-		left := false // by who goes through them
-		err := c.exchange(ctx, http.MethodGet, "events", q, func(r *http.Response) error {
-			if r.StatusCode != http.StatusOK {
-				return failure(r)
-			}
-			for lines := json.NewDecoder(r.Body); ; {
-				var e event.Event
-				switch err := lines.Decode(&e); {
-				case errors.Is(err, io.EOF): // as the launcher ended it
-					return nil
-				case err != nil:
-					return err
-				case !yield(e, nil):
-					left = true
-					return nil
-				}
-			}
-		})
-		if err != nil && !left {
-			yield(event.Event{}, err)
-		}
-	}
-}
-
 // call decodes the answer into what, if that is not nil.
 func (c *Client) call(ctx context.Context, method, name string, q url.Values, what any) error {
 	return c.exchange(ctx, method, name, q, func(r *http.Response) error {
@@ -272,14 +237,19 @@ func (c *Client) exchange(ctx context.Context, method, name string, q url.Values
 	if !errors.Is(err, ErrNotRunning) || !broken(err) {
 		return err
 	}
-	// One that was killed answers nobody; one that was upgraded does.
-	if c.once(ctx, http.MethodGet, "status", url.Values{"usage": {"0"}}, func(*http.Response) error { return nil }) != nil {
+	if !c.replaced(ctx) {
 		return err
 	}
 	if method == http.MethodGet {
 		return c.once(ctx, method, name, q, read)
 	}
 	return fmt.Errorf("%s: %w", c.Name, ErrReplaced)
+}
+
+// replaced says of a launcher that has broken its connections whether it was upgraded: one
+// that was killed answers nobody.
+func (c *Client) replaced(ctx context.Context) bool {
+	return c.once(ctx, http.MethodGet, "status", url.Values{"usage": {"0"}}, func(*http.Response) error { return nil }) == nil
 }
 
 func (c *Client) once(ctx context.Context, method, name string, q url.Values, read func(*http.Response) error) error {

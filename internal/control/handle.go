@@ -287,6 +287,9 @@ func (s *Server) verdict(w http.ResponseWriter, r *http.Request, q url.Values, r
 	}
 }
 
+// ErrUpgrading is what Options.Upgrade says while another upgrade is under way.
+var ErrUpgrading = errors.New("another upgrade is under way")
+
 // upgrade answers only when the launcher is not replaced: else the connection ends with
 // it, and who connects next reaches the one that took its place.
 func (s *Server) upgrade(w http.ResponseWriter, r *http.Request, _ url.Values) {
@@ -303,7 +306,11 @@ func (s *Server) upgrade(w http.ResponseWriter, r *http.Request, _ url.Values) {
 	s.o.Upgrade(func(err error) { got <- err })
 	select {
 	case err := <-got:
-		fail(w, http.StatusUnprocessableEntity, "%v", err)
+		status := http.StatusUnprocessableEntity
+		if errors.Is(err, ErrUpgrading) {
+			status = http.StatusServiceUnavailable
+		}
+		fail(w, status, "%v", err)
 	case <-r.Context().Done():
 		failed(w, context.Canceled)
 	case <-s.engine.Ended():

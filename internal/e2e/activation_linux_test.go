@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"baton/internal/event"
 	"baton/internal/load"
@@ -96,7 +97,7 @@ func TestAServiceIsStartedByAConnectionAndSteersSystemdsSockets(t *testing.T) {
 	inActivated(t, func(t *testing.T) {
 		s := newActivated(t)
 		for _, at := range doors() { // the first waits in the queue until there is a server
-			served(t, at)
+			asks(t, at)
 		}
 		s.state("active")
 		modes := s.modes()
@@ -114,6 +115,7 @@ func TestAServiceIsStartedByAConnectionAndSteersSystemdsSockets(t *testing.T) {
 		slow := begun(t, load.Options{Targets: doors()[:3], Clients: 3, Kind: load.Slow})
 		for range 10 {
 			boot.Do(t, "systemctl", "reload", webUnit)
+			more(t, fresh, 50)
 		}
 		for i := range 6 {
 			before := s.report()
@@ -128,7 +130,7 @@ func TestAServiceIsStartedByAConnectionAndSteersSystemdsSockets(t *testing.T) {
 		}
 		none(t, "fresh", fresh.Stop(), 400)
 		none(t, "slow", slow.Stop(), 5)
-		served(t, doors()[3])
+		asks(t, doors()[3])
 		if now := s.modes(); now["http"] != modes["http"] || now["admin"] != modes["admin"] || now["file"] != modes["file"] {
 			t.Errorf("the listeners are %q", now)
 		}
@@ -143,7 +145,7 @@ func TestAServiceIsStartedByAConnectionAndSteersSystemdsSockets(t *testing.T) {
 func TestSystemdsSocketsQueueWhileTheServiceIsDown(t *testing.T) {
 	inActivated(t, func(t *testing.T) {
 		s := newActivated(t)
-		served(t, onBoot(8080))
+		asks(t, onBoot(8080))
 		fresh := begun(t, load.Options{Targets: doors()[:3], Clients: 6})
 		for range 3 {
 			old := s.main()
@@ -164,7 +166,7 @@ func TestSystemdsSocketsQueueWhileTheServiceIsDown(t *testing.T) {
 				t.Fatalf("%s, stopped: %v", at.Address, err)
 			}
 			answersOn(t, c)
-			served(t, at)
+			asks(t, at)
 		}
 		for _, words := range [][]string{
 			{"systemd-analyze", "verify", "--man=no", unitsDir + socketUnit, unitsDir + webUnit},
@@ -176,10 +178,23 @@ func TestSystemdsSocketsQueueWhileTheServiceIsDown(t *testing.T) {
 	})
 }
 
+// asks is served on a connection of its own, which is closed behind it.
+func asks(t *testing.T, at load.Target) {
+	t.Helper()
+	c, err := net.Dial(at.Network, at.Address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answersOn(t, c)
+}
+
 // answersOn sends a request on a connection that is open, and waits for an answer.
 func answersOn(t *testing.T, c net.Conn) {
 	t.Helper()
-	defer c.Close() // read from by then
+	defer c.Close()                                                         // read from by then
+	if err := c.SetDeadline(time.Now().Add(20 * time.Second)); err != nil { // a whole start
+		t.Fatal(err)
+	}
 	if _, err := c.Write([]byte("GET /pid HTTP/1.0\r\nHost: x\r\n\r\n")); err != nil {
 		t.Fatal(err)
 	}
@@ -194,7 +209,8 @@ func answersOn(t *testing.T, c net.Conn) {
 func TestASocketThatAReloadLeavesIsFoundAgain(t *testing.T) {
 	inActivated(t, func(t *testing.T) {
 		s := newActivated(t)
-		served(t, onBoot(8081))
+		asks(t, onBoot(8081))
+		s.state("active") // systemd does not reload what is still starting
 		const admin = "[[listen]]\nname = \"admin\"\naddress = \"127.0.0.1:8081\"\n"
 		for range 2 {
 			s.example(admin, "")
@@ -222,7 +238,7 @@ func TestASocketThatAReloadLeavesIsFoundAgain(t *testing.T) {
 		if out, code := boot.Run(t, "baton", "reload", "web"); code == 0 || !strings.Contains(out, "8081") || !strings.Contains(out, "8082") {
 			t.Errorf("a reload to another address: exit code %d\n%s", code, out)
 		}
-		served(t, onBoot(8081))
+		asks(t, onBoot(8081))
 		boot.Do(t, "systemctl", "stop", webUnit)
 		if _, code := boot.Run(t, "systemctl", "start", webUnit); code == 0 {
 			t.Error("a start at another address succeeded")
@@ -240,9 +256,14 @@ func TestSystemdsSocketsAreSharedWithAnotherUser(t *testing.T) {
 		boot.Do(t, "chmod", "-R", "a+rX", webDir)
 		home := boot.JoeHome + "/baton"
 		dropIn(t, "User="+boot.Joe, "Environment=BATON_HOME="+home)
+		boot.Do(t, "systemctl", "stop", socketUnit)
+		write(t, unitsDir+socketUnit, contents(t, unitsDir+socketUnit)+"\n[Socket]\nSocketUser="+boot.Joe+"\n")
+		boot.Do(t, "systemctl", "daemon-reload")
+		boot.Do(t, "systemctl", "start", socketUnit)
 		for _, at := range doors() {
-			served(t, at)
+			asks(t, at)
 		}
+		s.state("active")
 		t.Setenv("BATON_HOME", home)
 		for name, mode := range s.modes() {
 			if !strings.HasPrefix(mode, "shared the socket came from outside") {
@@ -251,7 +272,7 @@ func TestSystemdsSocketsAreSharedWithAnotherUser(t *testing.T) {
 		}
 		boot.Do(t, "systemctl", "reload", webUnit)
 		for _, at := range doors() {
-			served(t, at)
+			asks(t, at)
 		}
 	})
 }

@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"testing"
 
+	"baton/internal/event"
 	"baton/internal/testkit"
 
 	"golang.org/x/sys/unix"
@@ -155,8 +156,8 @@ func TestQuitWaitsForNoHook(t *testing.T) {
 	l.Wait()
 }
 
-// Workers that were started just before the launcher was killed are known as those it left:
-// nothing of them lives on beside what is started next.
+// Workers that were started just before the launcher was killed are known as those it left.
+// What is started next takes them over, and follows each with one that it hears.
 func TestALauncherIsKilledInTheMiddleOfASwap(t *testing.T) {
 	testkit.Leaks(t)
 	h := newHouse(t)
@@ -169,15 +170,21 @@ func TestALauncherIsKilledInTheMiddleOfASwap(t *testing.T) {
 		left := h.report("web").Survivors
 		for _, g := range r.Generations {
 			for _, w := range g.Workers {
-				if w.PID != 0 && !slices.Contains(left, w.PID) {
+				if w.State == "ready" && !slices.Contains(left, w.PID) { // who drains may have ended since
 					t.Errorf("pid %d of generation %d is not among %v", w.PID, g.Number, left)
 				}
 			}
 		}
 		h.must("start", "web")
-		for _, pid := range left {
-			if !ended(t, pid) {
-				t.Errorf("%d lives on", pid)
+		now := h.report("web")
+		if now.Resumed != r.Resumed+1 || now.State != event.StateServing {
+			t.Errorf("after the start %+v", now)
+		}
+		for _, g := range r.Generations {
+			for _, w := range g.Workers {
+				if g.Phase == "serving" {
+					testkit.Wait(t, func() bool { return ended(t, w.PID) }, "those who served to be followed")
+				}
 			}
 		}
 	}

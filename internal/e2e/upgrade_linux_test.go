@@ -73,6 +73,11 @@ func (a *app) upgrade() {
 		a.t.Errorf("before %+v, after %+v", before, after)
 	}
 	a.from = a.Next()
+	for _, line := range a.Lines() { // the prover's words
+		if line.Event() == nil && (strings.HasPrefix(line.Text, "panic: ") || strings.HasPrefix(line.Text, "baton: upgrade")) {
+			a.t.Errorf("upgrade: %s", line.Text)
+		}
+	}
 }
 
 // more waits until a load has asked so much more.

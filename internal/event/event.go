@@ -43,11 +43,14 @@ const (
 	CrashLoop      Kind = "crash-loop"   // a worker is lost again and again before it has run for a while
 	Reverting      Kind = "reverting"    // a release that served before is started again: Reason
 	LeftStopped    Kind = "left-stopped" // a worker ended in a way after which it is not to be restarted: Reason
-	Resumed        Kind = "resumed"      // the launcher took the place of one that was upgraded or killed, with its workers
+	Resumed        Kind = "resumed"      // the launcher took the place of one that was upgraded or killed, with its workers: Generation that serves
 	Stopping       Kind = "stopping"     // the launcher ends
 	Stopped        Kind = "stopped"      // the launcher has ended
 	Missed         Kind = "missed"       // in a stream: its reader was slow, and Count events are not in it
 )
+
+// Serves says whether a generation serves from this event on that nobody had told of.
+func (e Event) Serves() bool { return e.Kind == Serving || e.Kind == Resumed && e.Generation > 0 }
 
 // Event is one past fact.
 type Event struct {

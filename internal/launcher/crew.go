@@ -67,7 +67,8 @@ func (c *crew) started(pid int) {
 	}
 }
 
-// close takes the file away: the workers have ended.
+// close takes the file away: the workers have ended. If somebody who is listed lives on, as
+// when he could not be taken over, the list stays for whoever comes next.
 func (c *crew) close() {
 	c.mu.Lock()
 	c.closed = true
@@ -75,6 +76,9 @@ func (c *crew) close() {
 	c.mu.Unlock()
 	<-c.done
 	if c.path == "" {
+		return
+	}
+	if left, err := process.Left(c.marks); err == nil && len(left) > 0 {
 		return
 	}
 	if err := os.Remove(c.path); err != nil && !errors.Is(err, fs.ErrNotExist) { // no worker was ever started

@@ -26,7 +26,9 @@ func bound(t *testing.T, network, address string) (fd int, at string) {
 	if u, is := l.(*net.UnixListener); is {
 		u.SetUnlinkOnClose(false)
 	}
-	f, err := l.(interface{ SyscallConn() (syscall.RawConn, error) }).SyscallConn()
+	f, err := l.(interface {
+		SyscallConn() (syscall.RawConn, error)
+	}).SyscallConn()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -205,5 +207,10 @@ func TestASocketUnitMayHaveBatonsName(t *testing.T) {
 	i := &Inheritance{files: &keep.Files{}}
 	if err := i.sort([]systemd.Given{{Name: "baton.socket", FD: web}}); err != nil || len(i.given) != 1 {
 		t.Errorf("%v, %v", i.given, err)
+	}
+	for _, name := range []string{"baton.state", "baton.w11.systemd.socket", "baton.l3.m1", "baton.h.node.dir", "baton.r4.exe"} {
+		if _, ours := stored(name); !ours {
+			t.Errorf("%s is not taken for what was stored", name)
+		}
 	}
 }

@@ -36,9 +36,14 @@ type Inheritance struct {
 // they are not taken for what a .socket unit gave.
 const storePrefix = "baton."
 
-// unitSuffix ends the name of a .socket unit, which is what its sockets are called by
-// without a FileDescriptorName. There may be a baton.socket; no name of ours ends so.
-const unitSuffix = ".socket"
+// stored cuts storePrefix off. There may be a baton.socket, whose sockets are called so
+// without a FileDescriptorName: what is ours is the State, or called by a letter, a number,
+// and a dot.
+func stored(called string) (name string, ours bool) {
+	name, ours = strings.CutPrefix(called, storePrefix)
+	kind, _, _ := strings.Cut(name, ".")
+	return name, ours && (name == stateName || kind != "" && strings.Trim(kind[1:], "0123456789") == "")
+}
 
 // Inherit looks what there is. Call it once, first of all. An error says what was lost;
 // the rest is there all the same.
@@ -66,8 +71,7 @@ func Inherit() (*Inheritance, error) {
 // sort tells what a launcher has stored from what else systemd gives.
 func (i *Inheritance) sort(given []systemd.Given) error {
 	for _, g := range given {
-		name, ours := strings.CutPrefix(g.Name, storePrefix)
-		if ours && !strings.HasSuffix(g.Name, unitSuffix) && !i.files.Has(name) {
+		if name, ours := stored(g.Name); ours && !i.files.Has(name) {
 			i.files.Put(name, g.FD)
 		} else {
 			i.given = append(i.given, g)

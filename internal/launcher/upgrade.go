@@ -2,6 +2,7 @@ package launcher
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -60,13 +61,11 @@ func ownPath() string {
 // cameFrom is looked at once, before anybody can have put another file there.
 var cameFrom = ownPath()
 
-var errUpgrading = errors.New("another upgrade is under way")
-
 // begin proves the program in a goroutine, which ends with the verdict, or with this
 // program.
 func (u *upgrader) begin(failed func(error)) {
 	if u.busy.Swap(true) {
-		failed(errUpgrading)
+		failed(control.ErrUpgrading)
 		return
 	}
 	go func() {
@@ -86,7 +85,9 @@ func (u *upgrader) run() error {
 	var text []byte
 	var files *keep.Files
 	err := u.engine.Freeze(func(take func() (handoff.State, *keep.Files)) (err error) {
-		text, files, err = u.all(take)
+		// Without what the name is claimed by: if this process were killed now, the next
+		// launcher would find it taken for as long as the prover is there.
+		text, files, err = u.all(take, func(*keep.Files) error { return nil })
 		return err
 	})
 	if err != nil {
@@ -111,7 +112,7 @@ func (u *upgrader) become(proof *upgrade.Proof, take func() (handoff.State, *kee
 	defer goOn()
 	unpause := u.out.pause(u.log)
 	defer unpause()
-	text, files, err := u.all(take)
+	text, files, err := u.all(take, u.claim.keep)
 	if err != nil {
 		return err
 	}
@@ -122,10 +123,10 @@ func (u *upgrader) become(proof *upgrade.Proof, take func() (handoff.State, *kee
 // all is everything that the next program needs. The descriptors are copies: a worker
 // that ends closes its own, whatever the engine does. One that has just closed some is
 // asked for again.
-func (u *upgrader) all(take func() (handoff.State, *keep.Files)) (text []byte, copies *keep.Files, err error) {
+func (u *upgrader) all(take func() (handoff.State, *keep.Files), claim func(*keep.Files) error) (text []byte, copies *keep.Files, err error) {
 	for range 10 {
 		st, files := take()
-		if err := u.claim.keep(files); err != nil {
+		if err := claim(files); err != nil {
 			return nil, nil, fmt.Errorf("the control socket: %w", err)
 		}
 		if text, err = u.keeper.whole(st, files, u.caught.waits()); err != nil {
@@ -140,20 +141,38 @@ func (u *upgrader) all(take func() (handoff.State, *keep.Files)) (text []byte, c
 
 // Prover is how this program shows that it can take another launcher's place.
 func Prover(version string) upgrade.Prover {
-	var s *State // that was checked
 	return upgrade.Prover{
 		Version: version,
-		Check: func(text []byte, files *keep.Files) (err error) {
-			if s, err = decode(text); err != nil {
-				return err
+		Check: func(text []byte, files *keep.Files) (what string, err error) {
+			s, err := decode(text)
+			if err != nil {
+				return "", err
 			}
 			if err := s.check(files); err != nil {
-				return fmt.Errorf("state: %w", err)
+				return "", fmt.Errorf("state: %w", err)
 			}
-			return steers(s)
+			if err := steers(s); err != nil {
+				return "", err
+			}
+			b, err := json.Marshal(successor{Name: s.Name, PID: s.Writer.PID, Resumed: s.Engine.Resumed + 1, Control: s.Control})
+			return string(b), err
 		},
-		Answers: func(ctx context.Context) error { return asked(ctx, s) },
+		Answers: func(ctx context.Context, what string) error {
+			var s successor
+			if err := json.Unmarshal([]byte(what), &s); err != nil {
+				return err
+			}
+			return s.answers(ctx)
+		},
 	}
+}
+
+// successor is who is to answer after an upgrade.
+type successor struct {
+	Name    string
+	PID     int
+	Resumed int
+	Control bool
 }
 
 // check says why nothing can be made of a State.
@@ -199,8 +218,8 @@ func steers(s *State) error {
 	return nil
 }
 
-// asked asks the launcher that took the place of the one of the State.
-func asked(ctx context.Context, s *State) error {
+// answers asks who is there.
+func (s *successor) answers(ctx context.Context) error {
 	if !s.Control {
 		return nil // there is nobody to ask
 	}
@@ -212,9 +231,9 @@ func asked(ctx context.Context, s *State) error {
 	switch {
 	case err != nil:
 		return err
-	case r.PID != s.Writer.PID:
-		return fmt.Errorf("pid %d answers, not pid %d", r.PID, s.Writer.PID)
-	case r.Resumed <= s.Engine.Resumed:
+	case r.PID != s.PID:
+		return fmt.Errorf("pid %d answers, not pid %d", r.PID, s.PID)
+	case r.Resumed < s.Resumed:
 		return errors.New("the launcher before answers")
 	}
 	return nil

@@ -2,7 +2,9 @@ package process
 
 import (
 	"fmt"
+	"maps"
 	"os"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -26,7 +28,44 @@ func Again(args, env []string, files ...int) (*Process, error) {
 	if err != nil {
 		return nil, fmt.Errorf("fork for %s: %w", args[0], err)
 	}
+	ourselves.add(pid)
 	return newProcess(pid, pidfd), nil
+}
+
+// ourselves are the groups of what Again has started: this program, and whatever that
+// started. What they hold is held by this process.
+var ourselves groups
+
+type groups struct {
+	mu  sync.Mutex
+	all map[int]bool
+}
+
+func (g *groups) add(group int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.all == nil {
+		g.all = make(map[int]bool)
+	}
+	g.all[group] = true
+}
+
+// among are those of whom some process is left; others are forgotten, since their
+// numbers may come again. One that was added behind the look at all is not.
+func (g *groups) among(look func() (map[int]stat, error)) (all map[int]stat, ours map[int]bool, err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	all, err = look()
+	ours = make(map[int]bool)
+	for _, s := range all {
+		if g.all[s.group] {
+			ours[s.group] = true
+		}
+	}
+	if err == nil {
+		g.all = maps.Clone(ours)
+	}
+	return all, ours, err
 }
 
 // Afresh makes this process run its own program from the beginning, with other arguments
@@ -69,4 +108,15 @@ func (p *Process) Forget() {
 	defer p.mu.Unlock()
 	p.gone = true
 	p.fd.close()
+}
+
+// EndWith ends this process, which Again has started, and with it its group, when nobody
+// has the other end of a pipe any more: whoever started it has ended.
+func EndWith(pipe int) {
+	hangup := []unix.PollFd{{Fd: int32(pipe)}} // is always told
+	for {
+		if n, err := unix.Poll(hangup, -1); n == 1 && err == nil && hangup[0].Revents&unix.POLLHUP != 0 {
+			_ = unix.Kill(0, unix.SIGKILL) // the group is theirs alone
+		}
+	}
 }

@@ -12,18 +12,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Holders lists the processes of the machine, ourselves and our ancestors left out, that
-// have one of these socket inodes open, by pid. An ancestor is a service manager, that
-// gave a socket or keeps it for us, or who started us; never what a worker left. A process that we may not look into (see
-// [Process.Holds]) is skipped; an error means that one could not look at all, and
-// comes with those that were found.
+// Holders lists the processes of the machine, ourselves, our ancestors and what Again has
+// started left out, that have one of these socket inodes open, by pid. An ancestor is a
+// service manager, that gave a socket or keeps it for us, or who started us; never what a
+// worker left. A process that we may not look into (see [Process.Holds]) is skipped; an
+// error means that one could not look at all, and comes with those that were found.
 func Holders(inodes map[uint64]bool) ([]Holder, error) {
-	all, err := scanProcesses()
+	all, ours, err := ourselves.among(scanProcesses)
 	errs := []error{err}
 	var found []Holder
 	above := ancestors(all)
-	for pid := range all {
-		if pid == os.Getpid() || above[pid] {
+	for pid, s := range all {
+		if pid == os.Getpid() || above[pid] || ours[s.group] {
 			continue
 		}
 		holds, err := holdsOne(pid, inodes)

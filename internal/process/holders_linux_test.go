@@ -43,6 +43,41 @@ func TestADaemonThatKeptTheSocketIsFoundAndEnded(t *testing.T) {
 	}
 }
 
+// What Again has started is this program, with what this one has: for as long as any of it
+// is there, and no longer.
+func TestWhatIsStartedAgainHoldsNothingOfOthers(t *testing.T) {
+	mine, inode := socket(t)
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	n := int(null.Fd())
+	p, err := Again(nil, append(os.Environ(), behaviour+"=wait"), n, n, n, mine)
+	if err != nil {
+		t.Fatal(err)
+	}
+	holds := func(pid int) bool {
+		held, err := holdsOne(pid, map[uint64]bool{inode: true})
+		return held && err == nil
+	}
+	eventually(t, "it holds the socket", func() bool { return holds(p.PID()) })
+	if list := holders(t, inode); len(list) != 0 {
+		t.Errorf("%v hold it, and should be passed over", list)
+	}
+	if err := p.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	<-p.Done()
+	p.Forget()
+	holders(t, inode)
+	ourselves.mu.Lock()
+	defer ourselves.mu.Unlock()
+	if ourselves.all[p.PID()] {
+		t.Error("its number is remembered after its end")
+	}
+}
+
 func TestOnlyAHolderIsEnded(t *testing.T) {
 	mine, inode := socket(t)
 	_, other := socket(t)

@@ -51,7 +51,8 @@ func resumeNotify(s NotifyState, prefix string, f *keep.Files, member func(pid i
 	if errors.Is(err, keep.ErrMissing) {
 		var lerr error
 		if conn, lerr = listenNotify(s.Name); lerr != nil {
-			return nil, errors.Join(err, lerr)
+			// Not to be taken for a channel that lacks something: there is none.
+			return nil, fmt.Errorf("notify socket: it was not kept, and another cannot be made: %w", lerr)
 		}
 	}
 	if conn == nil {

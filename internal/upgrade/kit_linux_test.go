@@ -105,29 +105,32 @@ type state struct {
 	Child   int
 }
 
-func check(b []byte, files *keep.Files) error {
+func check(b []byte, files *keep.Files) (what string, err error) {
 	var s state
 	if err := json.Unmarshal(b, &s); err != nil {
-		return err
+		return "", err
 	}
 	if s.Version != 1 {
-		return fmt.Errorf("state: version %d is too new for this program", s.Version)
+		return "", fmt.Errorf("state: version %d is too new for this program", s.Version)
 	}
 	if files.Len() != 7 {
-		return fmt.Errorf("state: %d descriptors", files.Len())
+		return "", fmt.Errorf("state: %d descriptors", files.Len())
 	}
 	fd, err := files.Take("control")
 	if err != nil {
-		return err
+		return "", err
 	}
 	if n, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN); err != nil || n != 1 {
-		return fmt.Errorf("control: not a listener: %w", err)
+		return "", fmt.Errorf("control: not a listener: %w", err)
 	}
-	return nil
+	return fmt.Sprint("count ", s.Count), nil
 }
 
 // answers asks the control socket who is there.
-func answers(ctx context.Context) error {
+func answers(ctx context.Context, what string) error {
+	if !strings.HasPrefix(what, "count ") {
+		return fmt.Errorf("asked about %q", what)
+	}
 	var d net.Dialer
 	c, err := d.DialContext(ctx, "unix", os.Getenv(home)+"/control")
 	if err != nil {
@@ -343,6 +346,8 @@ type running struct {
 	out   *bufio.Scanner
 	err   *os.File
 	lines chan string
+	// killed: that it has not ended well is the test's doing.
+	killed bool
 }
 
 // launch starts one, through a command if there is one.
@@ -381,7 +386,7 @@ func (r *running) end() {
 		continue
 	}
 	err := r.cmd.Wait()
-	if err != nil && !r.t.Failed() {
+	if err != nil && !r.killed && !r.t.Failed() {
 		r.t.Errorf("the launcher: %v; %s", err, r.words())
 	}
 	if r.t.Failed() {

@@ -51,10 +51,17 @@ func helper() error {
 		return fmt.Errorf("%s is for baton's own use: %w", helperCommand, err)
 	}
 	verdict := proved
-	if err := o.flip(); err != nil {
+	ask, err := duplicate(fdAsk, 3) // the other one becomes tableflip's
+	if err == nil {
+		// It has copies of the launcher's sockets: who connects to one that nobody else has
+		// any more would not be answered.
+		go process.EndWith(ask) // ends with the process
+		err = o.flip()
+	}
+	if err != nil {
 		verdict = err.Error()
 	}
-	_, err := os.Stdout.WriteString(verdict)
+	_, err = os.Stdout.WriteString(verdict)
 	return err
 }
 
@@ -121,7 +128,9 @@ func (p *Prover) prove() error {
 	if err := readMemfd(fds[0], &o); err != nil {
 		return err
 	}
-	if err := p.check(u, &o); err != nil {
+	go process.EndWith(fds[1]) // ends with the process, or when that begins afresh
+	what, err := p.check(u, &o)
+	if err != nil {
 		return err
 	}
 	line, err := json.Marshal(hello{os.Getpid(), p.Version})
@@ -137,14 +146,14 @@ func (p *Prover) prove() error {
 	if err := u.Ready(); err != nil {
 		return err
 	}
-	return process.Afresh([]string{watchCommand, strconv.Itoa(fds[1]), strconv.Itoa(fds[2])}, fds[1], fds[2])
+	return process.Afresh([]string{watchCommand, strconv.Itoa(fds[1]), strconv.Itoa(fds[2]), what}, fds[1], fds[2])
 }
 
 // watch holds signals while the launcher execs, and then waits for the new program.
 func (p *Prover) watch() error {
 	var files [2]*os.File
 	for i := range files {
-		if len(os.Args) != 2+len(files) {
+		if len(os.Args) != 3+len(files) {
 			return fmt.Errorf("%s is for baton's own use", watchCommand)
 		}
 		fd, err := strconv.Atoi(os.Args[2+i])
@@ -161,16 +170,16 @@ func (p *Prover) watch() error {
 	case err != nil:
 		return fmt.Errorf("upgrade: %w", err)
 	}
-	return p.await(pid)
+	return p.await(pid, os.Args[2+len(files)])
 }
 
-func (p *Prover) check(u *tableflip.Upgrader, o *proof) error {
+func (p *Prover) check(u *tableflip.Upgrader, o *proof) (what string, err error) {
 	files := &keep.Files{}
 	defer files.Close()
 	for _, name := range o.Names {
 		fd, err := inherited(u, name)
 		if err != nil {
-			return err
+			return "", err
 		}
 		files.Put(name, fd)
 	}
@@ -202,7 +211,7 @@ func inherited(u *tableflip.Upgrader, name string) (int, error) {
 const askEvery = 50 * time.Millisecond
 
 // await returns nil when the new program answers.
-func (p *Prover) await(pid int) error {
+func (p *Prover) await(pid int, what string) error {
 	patience := p.Patience
 	if patience == 0 {
 		patience = time.Minute
@@ -212,7 +221,7 @@ func (p *Prover) await(pid int) error {
 	again := time.NewTicker(askEvery)
 	defer again.Stop()
 	for {
-		err := p.Answers(ctx)
+		err := p.Answers(ctx, what)
 		if err == nil {
 			return nil
 		}

@@ -33,7 +33,7 @@ import (
 const (
 	helperCommand = "__upgrade"
 	proverCommand = "__prove"
-	watchCommand  = "__watch" // what the prover becomes; with the numbers of two descriptors
+	watchCommand  = "__watch" // what the prover becomes; with the numbers of two descriptors, and what Check returned
 )
 
 // variable tells the new program the number of the descriptor with what it is to take
@@ -49,10 +49,11 @@ type Prover struct {
 	Version string
 	// Check says why this program cannot take up the state, if so. The files are for it
 	// to look at and to take. What it leaves open or running ends with it, and before
-	// the launcher execs.
-	Check func(state []byte, files *keep.Files) error
-	// Answers asks the new program whether it serves; it is called until it says nil.
-	Answers func(ctx context.Context) error
+	// the launcher execs. what goes to Answers.
+	Check func(state []byte, files *keep.Files) (what string, err error)
+	// Answers asks the new program whether it serves; it is called until it says nil. The
+	// process has begun afresh since Check: what is all that it knows from there.
+	Answers func(ctx context.Context, what string) error
 	// Patience is how long that may take from the moment that signals are caught; 0: a
 	// minute.
 	Patience time.Duration

@@ -294,3 +294,18 @@ func TestTheHiddenCommandsRefuseAnybodyElse(t *testing.T) {
 		}
 	}
 }
+
+// A launcher that is killed during a proof takes what it has started along: that has
+// copies of its sockets.
+func TestAProofEndsWithItsLauncher(t *testing.T) {
+	testkit.Leaks(t)
+	r := launch(t)
+	r.line()
+	r.says("upgrade", self(), "hang")
+	testkit.Wait(t, func() bool { return len(r.processes()) == 3 }, "helper and prover")
+	if err := r.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	testkit.Wait(t, func() bool { return len(r.processes()) == 0 }, "their end")
+	r.killed = true
+}
