@@ -149,7 +149,7 @@ func newPen(t *testing.T, to store, path string, before *Inheritance) *pen {
 	if before == nil {
 		before = &Inheritance{files: &keep.Files{}}
 	}
-	p := &pen{newKeeper(&config.Config{Name: "web"}, "1.2", path, before, &control.Feed{}, to, log), path, &text}
+	p := &pen{newKeeper(&config.Config{Name: "web"}, "1.2", path, before, &given{}, &control.Feed{}, to, log), path, &text}
 	t.Cleanup(func() {
 		if p.file != nil {
 			_ = p.file.Close() // it may have been
