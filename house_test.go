@@ -34,13 +34,13 @@ type room struct {
 // What the rooms of the engine stand on. These import nothing of ours but what
 // their own row says.
 var foundations = []string{
-	"handoff/machine", "health", "internal/event", "internal/keep",
+	"handoff/machine", "health", "internal/cgroup", "internal/event", "internal/keep",
 	"internal/process", "internal/protocol", "internal/socket",
 }
 
 // What the command line wires together; the engine's inside is not part of it.
 var services = []string{
-	"handoff", "health", "internal/apps", "internal/brief", "internal/config", "internal/control", "internal/demo", "internal/event",
+	"handoff", "health", "internal/apps", "internal/brief", "internal/cgroup", "internal/config", "internal/control", "internal/demo", "internal/event",
 	"internal/hooks", "internal/keep", "internal/launcher", "internal/logs", "internal/pm2", "internal/process", "internal/socket", "internal/systemd",
 	"internal/tui", "internal/upgrade", "internal/watch",
 }
@@ -60,6 +60,7 @@ var rooms = []room{
 	{dir: "health"},
 	{dir: "internal/apps"},
 	{dir: "internal/brief"},
+	{dir: "internal/cgroup", may: []string{"internal/process"}},
 	{dir: "internal/config"},
 	{dir: "internal/e2e", tests: []string{"internal/keep"}},
 	{dir: "internal/event"},
@@ -106,7 +107,7 @@ var owners = map[string][]string{
 	"github.com/cenkalti/backoff/v5":  {"handoff"},
 	"golang.org/x/net":                {"internal/socket", "internal/socket/diag", "tests"},
 	"golang.org/x/sync":               {"handoff", "internal/launcher", "internal/load", "tests"},
-	"golang.org/x/sys": {"handoff", "internal/config", "internal/control", "internal/logs", "internal/process", "internal/protocol", "internal/socket",
+	"golang.org/x/sys": {"handoff", "internal/cgroup", "internal/config", "internal/control", "internal/logs", "internal/process", "internal/protocol", "internal/socket",
 		"internal/socket/diag", "internal/systemd", "internal/upgrade", "bench", "tests"},
 	"github.com/rogpeppe/go-internal":   {"tests"},
 	"github.com/google/go-cmp":          {"tests"},

@@ -25,6 +25,7 @@ import (
 
 	"baton/handoff/machine"
 	"baton/health"
+	"baton/internal/cgroup"
 	"baton/internal/event"
 	"baton/internal/keep"
 	"baton/internal/process"
@@ -59,7 +60,10 @@ type Live struct {
 	Stuck    time.Duration // how long it may leave a connection of the launcher's unaccepted; 0: for ever
 	Replace  bool          // one that is stuck is replaced, not only reported
 	Memory   uint64        // bytes beyond which a worker, with its children, is replaced; 0: no limit
-	MaxAge   time.Duration // after which a worker is replaced, up to a tenth later; 0: never
+	// GroupMemory is how many bytes all of the generation's processes may have before the
+	// kernel kills one; 0: any number. It takes Options.Unit.
+	GroupMemory uint64
+	MaxAge      time.Duration // after which a worker is replaced, up to a tenth later; 0: never
 }
 
 // ListenerPlan is one configured address. Its identity across generations is
@@ -118,7 +122,10 @@ type Options struct {
 	// done. A loop that hangs tells nothing. As for Observe.
 	Pulse func(Pulse)
 	Beat  time.Duration
-	Log   *slog.Logger
+	// Unit is the control group in which each generation is given one; nil, or one that is
+	// not delegated: generations have none.
+	Unit *cgroup.Unit
+	Log  *slog.Logger
 }
 
 // Verdict is the one answer to a reload.
@@ -231,6 +238,7 @@ func (s *Supervisor) Run(ctx context.Context) error {
 	defer cancel()
 	defer close(s.done)
 
+	s.regroup()
 	if s.resumed != nil {
 		s.goOn()
 	} else {

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"baton/handoff/machine"
+	"baton/internal/cgroup"
 	"baton/internal/event"
 	"baton/internal/process"
 	"baton/internal/protocol"
@@ -21,11 +22,14 @@ type generation struct {
 	*release
 	listeners []*listener // in the plan's order
 	phase     machine.Phase
-	served    bool     // it came to serve once
-	scaled    scaled   // what an operator had asked for when another one came to serve
-	saysReady bool     // one of its workers has sent its ready message
-	tail      []string // the last lines of the worker that made it fail
-	hint      string   // what is known about why that one failed
+	served    bool         // it came to serve once
+	scaled    scaled       // what an operator had asked for when another one came to serve
+	saysReady bool         // one of its workers has sent its ready message
+	tail      []string     // the last lines of the worker that made it fail
+	hint      string       // what is known about why that one failed
+	grouped   bool         // it has a control group
+	kills     cgroup.Kills // there, that were told of
+	lacks     string       // what of that was complained of
 }
 
 // release is what a generation runs, held open for as long as it may be run again.
@@ -243,6 +247,9 @@ func (s *Supervisor) follow(l *listener) {
 // forget lets go of a generation of which nothing is left, and of listeners
 // that only it had.
 func (s *Supervisor) forget(n machine.Generation) {
+	if g := s.gens[n]; g != nil {
+		s.dissolve(g)
+	}
 	delete(s.gens, n)
 	s.disuse(n)
 	s.inherit()

@@ -74,6 +74,10 @@ func (s *Supervisor) reportGeneration(v machine.View, g machine.GenerationView, 
 	if known := s.gens[g.Number]; known != nil {
 		e.Environment = known.environment
 		e.Path, e.Directory = known.program.Path(), known.program.Dir()
+		if group := s.group(known); group != nil {
+			f := group.Figures()
+			e.Memory, e.CPU = f.Memory, f.CPU
+		}
 	}
 	if g.Phase == machine.Canary {
 		e.Canary = &event.CanaryStep{Step: g.Step, Steps: g.Steps, Weight: g.Weight, Paused: g.Paused}

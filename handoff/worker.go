@@ -140,6 +140,7 @@ func (s *Supervisor) spec(g *generation, w *worker) (process.Spec, error) {
 		return spec, err
 	}
 	spec.Files = w.link.Files()
+	spec.Group = s.enclose(g)
 	spec.Env = overlay(env, append(w.link.Env(),
 		"BATON_GENERATION="+strconv.Itoa(int(w.gen)), "BATON_WORKER="+strconv.Itoa(max(w.index, 0))))
 	if len(s.gens) == 1 {
@@ -307,7 +308,7 @@ func (s *Supervisor) awaitGroup(w *worker, timeout time.Duration) {
 func (s *Supervisor) gone(w *worker) {
 	g := s.gens[w.gen]
 	status := w.proc.Status()
-	reason := status.String()
+	reason := s.why(w, status)
 	if !w.drain {
 		s.lost.Store(&status)
 		g.tail = w.out.Tail()

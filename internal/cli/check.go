@@ -149,6 +149,9 @@ func supervised(c *config.Config) [][2]string {
 	if l := c.Limits; l.Memory > 0 {
 		row("limit", "%d MiB resident", l.Memory>>20)
 	}
+	if l := c.Limits; l.MemoryMax > 0 {
+		row("limit", "%d MiB for a generation, by its control group", l.MemoryMax>>20)
+	}
 	if l := c.Limits; l.MaxAge > 0 {
 		row("limit", "%s of age", l.MaxAge)
 	}

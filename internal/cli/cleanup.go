@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 
+	"baton/internal/cgroup"
 	"baton/internal/control"
 	"baton/internal/launcher"
 	"baton/internal/process"
@@ -53,6 +54,10 @@ func (p *program) cleanup(c *cli.Context) error {
 	dir, err := control.Home()
 	if err != nil {
 		return err
+	}
+	// Whatever is left: systemd starts the next launcher in the unit's own group.
+	if err := cgroup.Around().Vacate(); err != nil {
+		fmt.Fprintf(p.stderr, "%s: the unit's control group: %v\n", name, err)
 	}
 	text, err := p.cleanUp(c.Context, dir, name, result)
 	if err != nil {

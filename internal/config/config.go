@@ -206,6 +206,9 @@ type Restart struct {
 type Limits struct {
 	Memory int64         `toml:"memory"`  // bytes resident, with its children; 0: any number
 	MaxAge time.Duration `toml:"max_age"` // 0: any age
+	// MemoryMax is what the kernel holds all workers of a generation together to, by
+	// their control group; 0: nothing.
+	MemoryMax int64 `toml:"memory_max"`
 }
 
 // Hooks are commands that are run when something has happened; empty: none. The

@@ -166,7 +166,7 @@ var limitNames = []string{"as", "core", "cpu", "data", "fsize", "locks", "memloc
 func (r *rules) checkLimit(n *node, name, value string) {
 	if !slices.Contains(limitNames, name) {
 		hint := "known: " + strings.Join(limitNames, ", ")
-		if name == "memory" || name == "max_age" {
+		if name == "memory" || name == "max_age" || name == "memory_max" {
 			hint = fmt.Sprintf("%q belongs under [limits]", name)
 		}
 		if near := Nearest(strings.TrimPrefix(strings.ToLower(name), "rlimit_"), limitNames); near != "" {

@@ -123,7 +123,11 @@ type Generation struct {
 	// served when this one was started: +NAME is new, -NAME gone, ~NAME has another value.
 	Environment []string    `json:"environment,omitempty"`
 	Canary      *CanaryStep `json:"canary,omitempty"`
-	Workers     []Worker    `json:"workers"`
+	// Memory and CPU are by the generation's control group, where it has one: of all
+	// processes it ever had.
+	Memory  uint64        `json:"memory,omitempty"` // bytes, the kernel's for them and cached files among it
+	CPU     time.Duration `json:"cpu,omitempty"`    // nanoseconds of user and system time
+	Workers []Worker      `json:"workers"`
 }
 
 // CanaryStep is the share that a generation has which does not serve yet. Steps is 0

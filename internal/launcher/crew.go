@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"baton/internal/control"
-	"baton/internal/event"
 	"baton/internal/process"
 )
 
@@ -220,15 +219,20 @@ func (by Ending) left(home, name string) ([]process.Mark, error) {
 // EndLeft ends them, and returns when they have ended. The name must be claimed, or
 // whoever claims it meanwhile has its workers ended.
 func EndLeft(home, name string, by Ending) error {
-	left, err := by.left(home, name)
+	return by.end(func() ([]process.Mark, error) { return by.left(home, name) })
+}
+
+// end ends whom look finds, until it finds nobody.
+func (by Ending) end(look func() ([]process.Mark, error)) error {
+	left, err := look()
 	if err != nil || len(left) == 0 {
 		return err
 	}
 	if by.Found != nil {
 		by.Found(left)
 	}
-	look := time.NewTicker(20 * time.Millisecond)
-	defer look.Stop()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
 	sig, limit, killed := by.Signal, time.Now().Add(by.Grace), false
 	for {
 		var failed error
@@ -238,8 +242,8 @@ func EndLeft(home, name string, by Ending) error {
 			}
 		}
 		sig = 0
-		<-look.C
-		if left, err = by.left(home, name); err != nil || len(left) == 0 {
+		<-tick.C
+		if left, err = look(); err != nil || len(left) == 0 {
 			return err
 		}
 		switch late := time.Now().After(limit); {
@@ -282,15 +286,14 @@ func (r *parts) clear(spared []process.Mark) {
 		Signal: h.DrainLadder()[0].Signal, Grace: h.DrainTimeout, Hurry: r.caught.ending, Spared: spared,
 		Found: func(left []process.Mark) {
 			r.manager.clearing(h.DrainTimeout + 2*killTime) // to the KILL and after it
-			e := event.Event{Time: time.Now(), Kind: event.Finding, Message: "a killed launcher of this name left processes, which are ended: " + pids(left)}
-			record(r.log, e)
-			if r.o.Observe != nil {
-				r.o.Observe(e)
-			}
+			r.tell("a killed launcher of this name left processes, which are ended: " + pids(left))
 		},
 	})
 	if err != nil {
 		r.log.Warn(err.Error())
+	}
+	if !r.o.Before.upgraded { // else hooks and their kind are this process's own
+		r.strays(spared)
 	}
 }
 
@@ -299,5 +302,7 @@ func pids(marks []process.Mark) string {
 	for i, m := range marks {
 		words[i] = strconv.Itoa(m.PID)
 	}
-	return strings.Join(words, ", ")
+	return join(words)
 }
+
+func join(words []string) string { return strings.Join(words, ", ") }

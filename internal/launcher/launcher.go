@@ -15,6 +15,7 @@ import (
 	"runtime/debug"
 
 	"baton/handoff"
+	"baton/internal/cgroup"
 	"baton/internal/config"
 	"baton/internal/control"
 	"baton/internal/event"
@@ -93,7 +94,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
-	r := &parts{o: o, first: first, caught: caught, given: sockets, out: newOutputs(o)}
+	r := &parts{o: o, first: first, caught: caught, given: sockets, out: newOutputs(o), unit: cgroup.Own()}
 	defer func() { r.out.close(err) }()
 	r.log = slog.New(r.out.queue)
 	to, err := systemd.New(r.log)
@@ -124,6 +125,7 @@ type parts struct {
 	out     *outputs
 	manager *manager
 	claim   *claim
+	unit    *cgroup.Unit // whose main process this one is; nil: none's
 	log     *slog.Logger
 }
 
@@ -184,7 +186,8 @@ func (r *parts) engine(ctx context.Context) error {
 			go r.claim.admit(log) // ends when the group was looked up
 			serves = applied
 		},
-		Log: log,
+		Unit: r.unit,
+		Log:  log,
 	}), events, func() { r.clear(nil) })
 	before.settle(r.given, log)
 	process.Reap() // whom another launcher has left to this one is known by now

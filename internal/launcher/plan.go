@@ -123,7 +123,7 @@ func live(c *config.Config) (handoff.Live, error) {
 	probe, err := probe("health.live", h.Probe)
 	return handoff.Live{
 		Probe: probe, Watchdog: h.Watchdog, Stuck: h.StuckAfter, Replace: h.Stuck == config.StuckReplace,
-		Memory: uint64(c.Limits.Memory), MaxAge: c.Limits.MaxAge,
+		Memory: uint64(c.Limits.Memory), MaxAge: c.Limits.MaxAge, GroupMemory: uint64(c.Limits.MemoryMax),
 	}, err
 }
 

@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -185,17 +186,20 @@ func CommandLine(pid int) (args []string, dir string, err error) {
 	return args, dir, err
 }
 
-// Unit is the name of the systemd service that a process belongs to; "" when it
-// belongs to none.
+// Unit is the name of the systemd service that a process belongs to, or lies in a group of;
+// "" when it belongs to none.
 func Unit(pid int) string {
 	text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cgroup")
 	if err != nil {
 		return ""
 	}
-	for line := range bytes.Lines(text) {
-		last := line[bytes.LastIndexByte(line, '/')+1:]
-		if name := string(bytes.TrimSpace(last)); len(name) > len(".service") && name[len(name)-len(".service"):] == ".service" {
-			return name
+	for line := range strings.Lines(string(text)) {
+		_, where, _ := strings.Cut(line, "/")
+		names := strings.Split(strings.TrimSpace(where), "/")
+		for _, name := range names[max(0, len(names)-2):] { // a scope deeper in it is its own
+			if unit, ok := strings.CutSuffix(name, ".service"); ok && unit != "" {
+				return name
+			}
 		}
 	}
 	return ""

@@ -115,6 +115,9 @@ type Spec struct {
 	// Env is the complete environment of the target. In the entries "LISTEN_PID=self"
 	// and "WATCHDOG_PID=self" the shim puts the target's own pid.
 	Env []string
+	// Group is the cgroup.procs of the control group that it runs in, itself and all that
+	// it starts; "": the launcher's own.
+	Group string
 	// Stdin, Stdout and Stderr are descriptors of the launcher; -1 is /dev/null.
 	Stdin, Stdout, Stderr int
 }

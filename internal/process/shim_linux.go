@@ -23,6 +23,7 @@ type order struct {
 	Dev, Ino  uint64 // what it must be there
 	HasDir    bool
 	Dir       string // for the error only
+	Group     string // see Spec
 	Umask     int    // -1: unchanged
 	Limits    []limit
 	Who       *identity
@@ -148,6 +149,9 @@ func (o *order) prepare(dir int) (string, syscall.Errno) {
 			return "chdir " + o.Dir, errnoOf(err)
 		}
 	}
+	if err := o.join(); err != nil {
+		return "cgroup " + o.Group, errnoOf(err)
+	}
 	restoreNofile()
 	for i := range o.Limits {
 		if errno := o.Limits[i].raise(); errno != 0 {
@@ -158,6 +162,21 @@ func (o *order) prepare(dir int) (string, syscall.Errno) {
 		syscall.Umask(o.Umask)
 	}
 	return o.assume()
+}
+
+// join puts this process, all its threads with it, into its control group: before it is
+// somebody who may not.
+func (o *order) join() error {
+	if o.Group == "" {
+		return nil
+	}
+	fd, err := unix.Open(o.Group, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd) // what the write says counts
+	_, err = unix.Write(fd, []byte("0"))
+	return err
 }
 
 // restoreNofile undoes what Go's syscall package did at start: it raises the soft

@@ -133,7 +133,7 @@ func (r *Release) orders(s Spec) (int, error) {
 		args = r.args
 	}
 	b, err := json.Marshal(order{
-		Args: join(args), Env: join(s.Env), Paths: join([]string{r.path, r.real}),
+		Args: join(args), Env: join(s.Env), Group: s.Group, Paths: join([]string{r.path, r.real}),
 		Dev: r.dev, Ino: r.ino, HasDir: r.wdFD >= 0, Dir: r.dir,
 		Umask: r.umask, Limits: r.limits, Who: r.who, Rights: r.rights, Confine: r.confine, Patience: patience,
 	})

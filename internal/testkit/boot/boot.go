@@ -43,6 +43,10 @@ type Machine struct {
 	Files map[string]string
 	// Binds are files and directories of this machine, by the path inside: read-only.
 	Binds map[string]string
+	// Unified has version 2 of control groups alone inside, and systemd keep its units
+	// there; else they are as outside, which may be version 1. Of controllers there are
+	// those that version 1 has not taken outside.
+	Unified bool
 	// Limit of one boot; 0: two minutes.
 	Limit time.Duration
 }
