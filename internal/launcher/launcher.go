@@ -135,7 +135,7 @@ func (r *parts) engine(ctx context.Context) error {
 	var adapter *controlled
 	var pidOne *first
 	var serves *config.Config // of a generation that is about to be said to serve
-	whole := false // the engine has ended; false in a panic
+	whole := false            // the engine has ended; false in a panic
 	c := newConfigs(r.first, o.Load, before.state != nil)
 	events := &control.Feed{}
 	beside := newBeside(r.first, log)
