@@ -34,7 +34,7 @@ var needNot = map[string]map[string]string{
 	},
 	"generation": {},
 	"release":    {},
-	"listener":   {"said": "complained of again"},
+	"listener":   {"said": "complained of again", "given": "only told when it is opened"},
 	"worker": {
 		"ctx": "made anew", "cancel": "made anew", "up": "closed when it runs", "proved": "sought again", "lastTry": "tried again",
 		"early": "it runs: nothing is early", "torn": "found out by Resume",
