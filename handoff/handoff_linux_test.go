@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -35,8 +36,9 @@ func TestMain(m *testing.M) {
 // engine is a Supervisor in this process, with real sockets and workers.
 type engine struct {
 	*handoff.Supervisor
-	t     *testing.T
+	t     testing.TB
 	ended chan error
+	keeps atomic.Int64 // how often there was something to keep
 
 	mu     sync.Mutex
 	plan   *handoff.Plan
@@ -52,7 +54,7 @@ func start(t *testing.T, behaviours ...string) *engine {
 }
 
 // startAs is start with a plan that differs.
-func startAs(t *testing.T, differ func(*handoff.Plan), behaviours ...string) *engine {
+func startAs(t testing.TB, differ func(*handoff.Plan), behaviours ...string) *engine {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "h") // short, for the unix socket's path
 	if err != nil {
@@ -70,6 +72,7 @@ func startAs(t *testing.T, differ func(*handoff.Plan), behaviours ...string) *en
 		Load:    e.load,
 		Output:  func(int, int) (handoff.Output, error) { return e.output(out) },
 		Observe: e.observe,
+		Keep:    func(handoff.State, *keep.Files) { e.keeps.Add(1) },
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})

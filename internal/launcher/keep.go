@@ -108,14 +108,17 @@ type store interface {
 	Forget(name string) error
 }
 
-// newKeeper begins to keep the State in a file, which it makes; in one that has no name
-// when path is "".
+// newKeeper begins to keep the State in the file of the launcher before this one, or else in one
+// that it makes at path. Without either, path being "", it is not kept. Nor are descriptors
+// without a store, whatever the launcher before this one had in one.
 func newKeeper(c *config.Config, baton, path string, before *Inheritance, given *given, events *control.Feed, to store, log *slog.Logger) *keeper {
 	k := &keeper{events: events, given: given, store: to, log: log, path: path, stored: make(map[string]bool), file: before.record}
 	k.state = State{Version: stateVersion, Baton: baton, Name: c.Name, Boot: process.Boot(), Control: path != ""}
 	k.state.Writer, _, _ = process.MarkOf(os.Getpid()) // where it cannot be told, whoever reads it asks for less
-	for _, name := range before.names() {
-		k.stored[name] = true
+	if to != nil {
+		for _, name := range before.names() {
+			k.stored[name] = true
+		}
 	}
 	var err error
 	if k.state.Config, err = json.Marshal((*kept)(c)); err == nil && k.file == nil && path != "" {

@@ -364,3 +364,18 @@ func TestASuccessorFindsWhatAKilledLauncherStored(t *testing.T) {
 		t.Errorf("it is not written where the store has it: %+v, %v", w, err)
 	}
 }
+
+// The unit may be another one by then, of whose manager there is no store.
+func TestASuccessorWithoutAStoreForgetsNothingThere(t *testing.T) {
+	s := newStore(t)
+	path := filepath.Join(t.TempDir(), "web.state")
+	p := newPen(t, s, path, nil)
+	var f keep.Files
+	f.Put("l1.s0", open(t))
+	p.keep(handoff.State{Restarts: 3}, &f)
+	next := newPen(t, nil, path, s.given())
+	next.keep(handoff.State{Restarts: 4}, &keep.Files{})
+	if w := written(t, path); w.Engine.Restarts != 4 || len(next.stored) > 0 {
+		t.Errorf("written %d, stored %v", w.Engine.Restarts, next.stored)
+	}
+}

@@ -132,13 +132,9 @@ type parts struct {
 // engine runs it and what it needs until it ends.
 func (r *parts) engine(ctx context.Context) error {
 	o, log, before := r.o, r.log, r.o.Before
-	var adapter *controlled
-	var pidOne *first
-	var serves *config.Config // of a generation that is about to be said to serve
-	whole := false            // the engine has ended; false in a panic
+	whole := false // the engine has ended; false in a panic
 	c := newConfigs(r.first, o.Load, before.state != nil)
 	events := &control.Feed{}
-	beside := newBeside(r.first, log)
 	crew := newCrew(r.claim.list(), before.living(), log)
 	defer crew.close()
 	keeper := newKeeper(r.first, o.Version, r.claim.state(), before, r.given, events, r.manager.store(), log)
@@ -150,53 +146,21 @@ func (r *parts) engine(ctx context.Context) error {
 	if before.state != nil {
 		r.manager.asked = int(before.state.Engine.LastRequest) // these were told
 	}
+	h := &hearers{parts: r, events: events, configs: c, beside: newBeside(r.first, log), crew: crew}
 	s := before.supervisor(r.manager.wire(handoff.Options{
 		Name: r.first.Name, Version: o.Version,
 		Load: c.load, Given: r.given.give, Output: r.out.worker,
 		Keep: keeper.keep, ResumeOutput: r.out.resume, Origin: originOf,
-		Observe: func(e event.Event) {
-			record(log, e)
-			if serves != nil { // its log level is for what comes after this event
-				if o.Applied != nil {
-					o.Applied(serves)
-				}
-				serves = nil
-			}
-			events.Add(e)
-			adapter.observe(e)
-			beside.hooks.Observe(e)
-			pidOne.observe(e)
-			if o.Observe != nil {
-				o.Observe(e)
-			}
-			if e.Kind == event.Started {
-				r.caught.started(e.PID)
-				crew.started(e.PID)
-			}
-			if e.Kind == event.Gone || e.Kind == event.Serving {
-				go tidy() // ends by itself, in some milliseconds
-			}
-		},
-		Applied: func(p *handoff.Plan) {
-			applied := (*config.Config)(p.Origin.(*kept))
-			c.warn(log, applied)
-			beside.apply(applied)
-			r.given.warn(log, p.Listeners)
-			r.claim.wanted.Store(applied)
-			go r.claim.admit(log) // ends when the group was looked up
-			serves = applied
-		},
-		Unit: r.unit,
-		Log:  log,
+		Observe: h.observe, Applied: h.applied, Unit: r.unit, Log: log,
 	}), events, func() { r.clear(nil) })
 	before.settle(r.given, log)
 	process.Reap() // whom another launcher has left to this one is known by now
-	ends := hurried{s, beside.hooks}
-	adapter = newControlled(ends)
-	defer adapter.end()
-	pidOne = newFirst(s, log)
+	ends := hurried{s, h.beside.hooks}
+	h.adapter = newControlled(ends)
+	defer h.adapter.end()
+	h.pidOne = newFirst(s, log)
 	up := &upgrader{engine: s, keeper: keeper, claim: r.claim, out: r.out, caught: r.caught, log: log}
-	r.claim.serve(adapter, control.Options{Log: log, Events: events, Reopen: r.out.reopen(), Flush: r.out.flush(), Upgrade: up.begin})
+	r.claim.serve(h.adapter, control.Options{Log: log, Events: events, Reopen: r.out.reopen(), Flush: r.out.flush(), Upgrade: up.begin})
 	r.claim.wanted.Store(r.first)
 	r.claim.admit(log)
 	log.Info("baton starts "+r.first.Name, "pid", os.Getpid())
@@ -204,14 +168,63 @@ func (r *parts) engine(ctx context.Context) error {
 	defer close(done)
 	before.resend(r.caught)
 	go r.caught.obey(done, ends, obeyed{r.out.reopenSoon(), up.bySignal}, log) // ends when Run returns
-	beside.watch(r.first, s)
-	defer beside.close()
+	h.beside.watch(r.first, s)
+	defer h.beside.close()
 	err := s.Run(ctx)
 	whole = true
 	if errors.Is(err, context.Canceled) {
 		err = nil
 	}
-	return pidOne.end(err)
+	return h.pidOne.end(err)
+}
+
+// hearers are all who are told what the engine does. They belong to its goroutine, and
+// none of them waits.
+type hearers struct {
+	*parts
+	events  *control.Feed
+	adapter *controlled
+	configs *configs
+	beside  *beside
+	pidOne  *first
+	crew    *crew
+	serves  *config.Config // of a generation that is about to be said to serve; nil: of none
+}
+
+// observe is handoff.Options.Observe.
+func (h *hearers) observe(e event.Event) {
+	record(h.log, e)
+	if h.serves != nil { // its log level is for what comes after this event
+		if h.o.Applied != nil {
+			h.o.Applied(h.serves)
+		}
+		h.serves = nil
+	}
+	h.events.Add(e)
+	h.adapter.observe(e)
+	h.beside.hooks.Observe(e)
+	h.pidOne.observe(e)
+	if h.o.Observe != nil {
+		h.o.Observe(e)
+	}
+	if e.Kind == event.Started {
+		h.caught.started(e.PID)
+		h.crew.started(e.PID)
+	}
+	if e.Kind == event.Gone || e.Kind == event.Serving {
+		go tidy() // ends by itself, in some milliseconds
+	}
+}
+
+// applied is handoff.Options.Applied.
+func (h *hearers) applied(p *handoff.Plan) {
+	applied := (*config.Config)(p.Origin.(*kept))
+	h.configs.warn(h.log, applied)
+	h.beside.apply(applied)
+	h.given.warn(h.log, p.Listeners)
+	h.claim.wanted.Store(applied)
+	go h.claim.admit(h.log) // ends when the group was looked up
+	h.serves = applied
 }
 
 // gcPercent trades a little time, of which a launcher has plenty, for memory
