@@ -200,7 +200,9 @@ func (k *keeper) write(st handoff.State) {
 		err = k.record.Write(text)
 	}
 	if err != nil {
-		k.complain(err)
+		// No state is better than one of before: who goes on by that ends who serves now.
+		k.last = nil
+		k.complain(errors.Join(err, k.file.Truncate(0)))
 		return
 	}
 	k.last = append(k.last[:0], text...)
