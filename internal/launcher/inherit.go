@@ -221,7 +221,7 @@ func (i *Inheritance) living() []process.Mark {
 }
 
 // supervisor goes on with what was left, or when there is nothing, or it does not fit
-// together, begins anew; then clear ends what else would be in the way.
+// together, begins anew; then endLeft ends what else would be in the way.
 func (i *Inheritance) supervisor(o handoff.Options, events *control.Feed, endLeft func()) *handoff.Supervisor {
 	defer i.files.Close() // what nobody needed
 	if i.state == nil {

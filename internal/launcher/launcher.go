@@ -136,9 +136,6 @@ func (r *parts) engine(ctx context.Context) error {
 	defer crew.close()
 	keeper := newKeeper(r.first, o.Version, r.claim.state(), before, r.given, events, r.manager.store(), log)
 	defer keeper.close()
-	if before.state != nil {
-		r.manager.asked = int(before.state.Engine.LastRequest) // these were told
-	}
 	h := &hearers{parts: r, events: events, configs: c, beside: newBeside(r.first, log), crew: crew}
 	s := before.supervisor(r.manager.wire(handoff.Options{
 		Name: r.first.Name, Version: o.Version,
@@ -146,6 +143,9 @@ func (r *parts) engine(ctx context.Context) error {
 		Keep: keeper.keep, ResumeOutput: r.out.resume, Origin: originOf,
 		Observe: h.observe, Applied: h.applied, Log: log,
 	}), events, func() { r.clear(nil) })
+	if before.state != nil { // else it begins anew, and counts from 1
+		r.manager.asked = int(before.state.Engine.LastRequest) // these were told
+	}
 	before.settle(r.given, log)
 	process.Reap() // whom another launcher has left to this one is known by now
 	ends := hurried{s, h.beside.hooks}
