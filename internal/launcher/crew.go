@@ -255,13 +255,16 @@ func (by Ending) end(look func() ([]process.Mark, error)) error {
 	}
 }
 
-// ForgetLeft takes away the list of who was left.
+// ForgetLeft takes away the list of who was left, and the State that somebody could go
+// on with.
 func ForgetLeft(home, name string) error {
-	err := os.Remove(control.Beside(home, name, crewSuffix))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+	var errs []error
+	for _, suffix := range []string{crewSuffix, stateSuffix} {
+		if err := os.Remove(control.Beside(home, name, suffix)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
 	}
-	return err
+	return errors.Join(errs...)
 }
 
 // killTime is more than the kernel takes to end a process that can be ended.

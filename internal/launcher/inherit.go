@@ -221,7 +221,7 @@ func (i *Inheritance) living() []process.Mark {
 }
 
 // supervisor goes on with what was left, or when there is nothing, or it does not fit
-// together, begins anew; then clear ends what else would be in the way.
+// together, begins anew; then endLeft ends what else would be in the way.
 func (i *Inheritance) supervisor(o handoff.Options, events *control.Feed, endLeft func()) *handoff.Supervisor {
 	defer i.files.Close() // what nobody needed
 	if i.state == nil {
@@ -260,5 +260,17 @@ func (i *Inheritance) resend(caught *signals) {
 	}
 	for _, c := range i.state.Caught {
 		caught.take(c)
+	}
+}
+
+// renamed has workers that are taken over under another name known by that one alone: else
+// whoever ends what the old one has left would end them.
+func (i *Inheritance) renamed(c *control.Claim, name string, log *slog.Logger) {
+	if i.state == nil || c == nil || i.state.Name == name {
+		return
+	}
+	log.Warn(fmt.Sprintf("%s was called %s by the launcher whose workers are taken over", name, i.state.Name))
+	if err := ForgetLeft(c.Dir(), i.state.Name); err != nil {
+		log.Warn(err.Error())
 	}
 }

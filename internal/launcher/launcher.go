@@ -111,6 +111,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		r.log.Error(o.Before.trouble.Error())
 	}
 	o.Before.find(r.claim.Claim, first.Name, r.log)
+	o.Before.renamed(r.claim.Claim, first.Name, r.log)
 	r.clear(o.Before.living())
 	r.out.open(first)
 	return r.engine(ctx)
@@ -143,9 +144,6 @@ func (r *parts) engine(ctx context.Context) error {
 			keeper.close()
 		}
 	}()
-	if before.state != nil {
-		r.manager.asked = int(before.state.Engine.LastRequest) // these were told
-	}
 	h := &hearers{parts: r, events: events, configs: c, beside: newBeside(r.first, log), crew: crew}
 	s := before.supervisor(r.manager.wire(handoff.Options{
 		Name: r.first.Name, Version: o.Version,
@@ -153,6 +151,9 @@ func (r *parts) engine(ctx context.Context) error {
 		Keep: keeper.keep, ResumeOutput: r.out.resume, Origin: originOf,
 		Observe: h.observe, Applied: h.applied, Unit: r.unit, Log: log,
 	}), events, func() { r.clear(nil) })
+	if before.state != nil { // else it begins anew, and counts from 1
+		r.manager.asked = int(before.state.Engine.LastRequest) // these were told
+	}
 	before.settle(r.given, log)
 	process.Reap() // whom another launcher has left to this one is known by now
 	ends := hurried{s, h.beside.hooks}
