@@ -230,10 +230,11 @@ func (g *steered) reunite(s State, lost []Socket) error {
 			return err
 		}
 	}
-	for _, one := range lost {
-		if err := g.substitute(one); err != nil {
-			return err
-		}
+	// The program still chooses by an order that was: what hears and serves nobody waits
+	// until it has another one, but for what the table names.
+	named, others := g.named(lost)
+	if err := g.substitute(named); err != nil {
+		return err
 	}
 	if err := g.look(); err != nil { // the proof is to know of strangers
 		return err
@@ -242,7 +243,25 @@ func (g *steered) reunite(s State, lost []Socket) error {
 	if err := g.findOrigin(s.Origin); err != nil {
 		return err
 	}
+	if err := g.maintain(); err != nil || len(others) == 0 {
+		return err
+	}
+	if err := g.substitute(others); err != nil {
+		return err
+	}
 	return g.maintain()
+}
+
+// named parts those of which the table has a slot from the others.
+func (g *steered) named(lost []Socket) (named, others []Socket) {
+	for _, one := range lost {
+		if slices.ContainsFunc(g.table, func(s Share) bool { return slices.Contains(one.Slots, s.Slot) }) {
+			named = append(named, one)
+		} else {
+			others = append(others, one)
+		}
+	}
+	return named, others
 }
 
 // rehear undoes what a launcher that ended in the middle of something left on a
@@ -262,21 +281,23 @@ func (g *steered) rehear(m *member) error {
 	return g.at.undeafen(m.fd)
 }
 
-// substitute gives slots whose socket has not come back a guard's.
-func (g *steered) substitute(lost Socket) error {
-	if len(lost.Slots) == 0 {
-		return nil
-	}
-	m, err := g.spareGuard()
-	if err != nil {
-		return err
-	}
-	m.refused = lost.Refused
-	if err := g.assign(m, lost.Slots...); err != nil {
-		return err
-	}
-	for _, slot := range lost.Slots {
-		g.report(Broken, slot, "its socket did not come back to the launcher")
+// substitute gives slots whose sockets have not come back guards'.
+func (g *steered) substitute(lost []Socket) error {
+	for _, one := range lost {
+		if len(one.Slots) == 0 {
+			continue
+		}
+		m, err := g.spareGuard()
+		if err != nil {
+			return err
+		}
+		m.refused = one.Refused
+		if err := g.assign(m, one.Slots...); err != nil {
+			return err
+		}
+		for _, slot := range one.Slots {
+			g.report(Broken, slot, "its socket did not come back to the launcher")
+		}
 	}
 	return nil
 }
