@@ -25,7 +25,8 @@ waits until nothing is being started.
 
 Without a NAME it is the application of ./baton.toml, or the only one that runs.
 
-3: the new program cannot go on with what there is, or is none; the old one does.`,
+3: the new program cannot go on with what there is, or is none; the old one does.
+6: another upgrade is under way.`,
 		ends: []Code{RolledBack, NotRunning, Invalid, Busy},
 	}, nil, p.upgrade)
 }

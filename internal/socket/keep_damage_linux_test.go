@@ -6,9 +6,12 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"net"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"baton/internal/keep"
@@ -206,4 +209,48 @@ func FuzzState(f *testing.F) {
 			t.Errorf("resumed without a descriptor: %s", b)
 		}
 	})
+}
+
+// Who connects while the group is made whole comes to who serves, or is heard a moment
+// later: never to a slot that is there anew and that nobody serves.
+func TestWhoConnectsDuringAResumeIsServed(t *testing.T) {
+	for round := range 5 {
+		l := steeredAt(t, "tcp4://127.0.0.1:0", 4)
+		serve(t, l, 3)
+		must(t, l.Steer(to(3)))
+		address := target(l, "127.0.0.1")
+		h := leave(t, l)
+		var lost []string
+		for _, one := range h.state.Order {
+			if !slices.Contains(one.Slots, 3) {
+				lost = append(lost, socketName("l1", one.Number))
+			}
+		}
+		h.lose(lost...)
+		stop := make(chan struct{})
+		var clients sync.WaitGroup
+		for range 4 {
+			clients.Go(func() { // ends with stop
+				for {
+					select {
+					case <-stop:
+						return
+					default:
+					}
+					if c, err := net.Dial("tcp", address); err == nil {
+						c.Close()
+					}
+				}
+			})
+		}
+		g := h.resume().(*steered)
+		close(stop)
+		clients.Wait()
+		for slot := range 3 {
+			if p, err := g.Pending(slot); err != nil || p.Queued > 0 {
+				t.Errorf("round %d: %d wait on slot %d, %v", round, p.Queued, slot, err)
+			}
+		}
+		must(t, g.Close())
+	}
 }

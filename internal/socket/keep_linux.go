@@ -257,10 +257,8 @@ func (g *steered) substituteAll(lost []Socket) error {
 		err = g.maintain()
 	}
 	g.table = whole
-	for _, one := range lost {
-		if err == nil {
-			err = g.substitute(one)
-		}
+	if err == nil {
+		err = g.substitute(lost)
 	}
 	g.doubt = true
 	return err
@@ -283,21 +281,23 @@ func (g *steered) rehear(m *member) error {
 	return g.at.undeafen(m.fd)
 }
 
-// substitute gives slots whose socket has not come back a guard's.
-func (g *steered) substitute(lost Socket) error {
-	if len(lost.Slots) == 0 {
-		return nil
-	}
-	m, err := g.spareGuard()
-	if err != nil {
-		return err
-	}
-	m.refused = lost.Refused
-	if err := g.assign(m, lost.Slots...); err != nil {
-		return err
-	}
-	for _, slot := range lost.Slots {
-		g.report(Broken, slot, "its socket did not come back to the launcher")
+// substitute gives slots whose sockets have not come back guards'.
+func (g *steered) substitute(lost []Socket) error {
+	for _, one := range lost {
+		if len(one.Slots) == 0 {
+			continue
+		}
+		m, err := g.spareGuard()
+		if err != nil {
+			return err
+		}
+		m.refused = one.Refused
+		if err := g.assign(m, one.Slots...); err != nil {
+			return err
+		}
+		for _, slot := range one.Slots {
+			g.report(Broken, slot, "its socket did not come back to the launcher")
+		}
 	}
 	return nil
 }
