@@ -32,7 +32,7 @@ var needNot = map[string]map[string]string{
 		"news":     "a beat follows", "changed": "all is kept", "calm": "who waits for it is of this process", "resumed": "taken up by Run",
 		"sampling": "looked at again", "halted": "there is nothing to resume then", "failure": "likewise",
 	},
-	"generation": {},
+	"generation": {"grouped": "the group is found again", "kills": "asked of the group", "lacks": "complained of again"},
 	"release":    {},
 	"listener":   {"said": "complained of again", "given": "only told when it is opened"},
 	"worker": {
