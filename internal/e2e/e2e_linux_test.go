@@ -2,9 +2,11 @@ package e2e
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -19,6 +21,11 @@ import (
 func TestMain(m *testing.M) {
 	process.Main()
 	testkit.Main()
+	// They wait more than they work; go test -parallel still says otherwise.
+	if err := flag.Set("test.parallel", strconv.Itoa(3*runtime.GOMAXPROCS(0)/2)); err != nil {
+		panic(err)
+	}
+	flag.Parse()
 	os.Exit(testkit.RunTogether(m))
 }
 
@@ -109,9 +116,13 @@ func (a *app) address(name string) load.Target {
 	return load.Target{Network: network, Address: strings.ReplaceAll(address, "[::]", "[::1]")}
 }
 
-// begun starts a load that the test stops.
+// begun starts a load that the test stops. Its clients take a breath, or the load alone
+// would be all that the machine does.
 func begun(t testing.TB, o load.Options) *load.Runner {
 	t.Helper()
+	if o.Kind == load.Fresh && o.Pause == 0 {
+		o.Pause = 3 * time.Millisecond
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	t.Cleanup(cancel)
 	r, err := load.Start(ctx, o)
