@@ -55,6 +55,7 @@ func edited(t *testing.T, path string, edit func(state map[string]any)) {
 // Whatever has become of the file that a killed launcher left, the next one serves, with
 // as many workers as there should be, and none of the others is left.
 func TestAStateThatIsDamaged(t *testing.T) {
+	testkit.Together(t)
 	damages := map[string]func(t *testing.T, path string){
 		"cut short": func(t *testing.T, path string) { truncate(t, path, 100) },
 		"empty":     func(t *testing.T, path string) { truncate(t, path, 0) },
@@ -111,6 +112,7 @@ func TestAStateThatIsDamaged(t *testing.T) {
 	}
 	for name, damage := range damages {
 		t.Run(name, func(t *testing.T) {
+			testkit.Leaks(t)
 			path := config(t, testkit.Target(), quick+"\nworkers = 2", listen("web", fmt.Sprintf("127.0.0.1:%d", testkit.FreePort(t))))
 			a := run(t, path)
 			before := pids(a.report())

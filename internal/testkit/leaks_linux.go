@@ -23,10 +23,7 @@ import (
 // what is left is looked for when all are over.
 func Leaks(t testing.TB) {
 	t.Helper()
-	if tests, ok := t.(*testing.T); ok && together {
-		if _, twice := parallel.LoadOrStore(t, true); !twice {
-			tests.Parallel()
-		}
+	if Together(t) {
 		return
 	}
 	found := watch(t)
@@ -40,13 +37,26 @@ func Leaks(t testing.TB) {
 	})
 }
 
+// Together makes the test one of those that RunTogether runs in parallel, and says whether
+// it does.
+func Together(t testing.TB) bool {
+	tests, ok := t.(*testing.T)
+	if !ok || !together {
+		return false
+	}
+	if _, twice := parallel.LoadOrStore(t, true); !twice {
+		tests.Parallel()
+	}
+	return true
+}
+
 var (
 	together bool     // RunTogether runs
 	parallel sync.Map // testing.TB: it has been made parallel
 )
 
 // RunTogether is m.Run for a package whose tests wait more than they work: those that
-// call Leaks run in parallel, and the package as a whole is held to leave nothing.
+// call Leaks or Together run in parallel, and the package as a whole is held to leave nothing.
 func RunTogether(m *testing.M) int {
 	together = true
 	found := watch(nobody{})

@@ -9,6 +9,9 @@ const reason = "testkit reads /proc, which is Linux's"
 // Leaks skips the test: what it looks at is in /proc.
 func Leaks(t testing.TB) { t.Skip(reason) }
 
+// Together makes no test parallel here.
+func Together(testing.TB) bool { return false }
+
 // Listening skips the test.
 func Listening(t testing.TB, _ int) bool { t.Skip(reason); return false }
 

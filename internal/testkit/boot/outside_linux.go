@@ -24,6 +24,7 @@ import (
 // outside makes the tree and boots it as often as it is asked for.
 func (m Machine) outside(t *testing.T, boots int) {
 	t.Helper()
+	testkit.Together(t) // what it does is done elsewhere
 	if os.Geteuid() != 0 {
 		testkit.Lack(t, "a machine is booted by root alone")
 	}
