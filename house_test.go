@@ -76,6 +76,7 @@ var rooms = []room{
 	{dir: "internal/systemd", may: []string{"internal/keep"}},
 	{dir: "internal/watch"},
 	{dir: "internal/testkit/boot", may: []string{"internal/testkit"}},
+	{dir: "internal/testkit/plain", may: []string{"internal/testkit"}},
 	{dir: "internal/testkit/wire", may: []string{"internal/testkit"}},
 	{dir: "internal/testkit", may: []string{"internal/load", "internal/process"}},
 	{dir: "examples"}, // not one line but for its tests

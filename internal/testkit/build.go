@@ -38,16 +38,9 @@ func Binary(t testing.TB) string {
 // binary that was not made by go test gets it in a directory of its user's, that
 // the next build takes over.
 func build() (string, error) {
-	self, err := os.Executable()
+	dir, err := buildDir()
 	if err != nil {
 		return "", err
-	}
-	dir := filepath.Dir(self)
-	if !strings.Contains(dir, "go-build") {
-		dir = filepath.Join(os.TempDir(), fmt.Sprintf("baton-testkit-%d", os.Getuid()))
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return "", err
-		}
 	}
 	path := filepath.Join(dir, "baton")
 	args := []string{"build", "-o", path}
@@ -58,4 +51,39 @@ func build() (string, error) {
 		return "", fmt.Errorf("go build baton: %w\n%s", err, out)
 	}
 	return path, nil
+}
+
+// targetProgram is what plays the target. Without a place to build another one, as inside
+// a booted machine, it is this test binary.
+var targetProgram = sync.OnceValue(func() string {
+	self, err := os.Executable()
+	if err != nil {
+		panic(err) // Linux and Darwin always know it
+	}
+	if !Raced || os.Getenv(EnvBinary) != "" {
+		return self
+	}
+	dir, err := buildDir()
+	if err != nil {
+		return self
+	}
+	path := filepath.Join(dir, "plain")
+	if out, err := exec.Command("go", "build", "-race=false", "-o", path, "baton/internal/testkit/plain").CombinedOutput(); err != nil {
+		panic(fmt.Sprintf("go build of the target: %v\n%s", err, out))
+	}
+	return path
+})
+
+// buildDir is the test binary's own directory, or one of its user's.
+func buildDir() (string, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	dir := filepath.Dir(self)
+	if strings.Contains(dir, "go-build") {
+		return dir, nil
+	}
+	dir = filepath.Join(os.TempDir(), fmt.Sprintf("baton-testkit-%d", os.Getuid()))
+	return dir, os.MkdirAll(dir, 0o755)
 }

@@ -48,8 +48,9 @@ func Main() {
 	}
 }
 
-// Target is the command line that runs this test binary as the target, a stock
-// net/http server on the sockets that it finds in LISTEN_FDS, with behaviours:
+// Target is the command line that runs the target: this test binary, or with the race
+// detector one without it. It is a stock net/http
+// server on the sockets that it finds in LISTEN_FDS, with behaviours:
 //
 //	server=http|minimal|serial
 //	                      minimal is an accept loop with no shutdown code; serial is one
@@ -92,11 +93,7 @@ func Main() {
 // D is as time.ParseDuration reads it. The last word of a kind wins. With @FILE
 // a test decides what the next generation will be like.
 func Target(behaviours ...string) []string {
-	self, err := os.Executable()
-	if err != nil {
-		panic(err) // Linux and Darwin always know it
-	}
-	return append([]string{self, targetArg}, behaviours...)
+	return append([]string{targetProgram(), targetArg}, behaviours...)
 }
 
 // Behave writes a file of behaviours for @FILE, as one rename, so that a target
