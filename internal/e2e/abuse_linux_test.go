@@ -63,6 +63,7 @@ const generous = 20 * time.Second
 // slot held, and is right again by the next look at it: whoever connects after that
 // is served as if nothing had been.
 func TestAWorkersAbuseOfItsSocketCostsOnlyItsOwnSlot(t *testing.T) {
+	testkit.Together(t)
 	const clients = 8
 	for _, c := range []struct {
 		what  string
@@ -129,6 +130,7 @@ func TestAWorkersAbuseOfItsSocketCostsOnlyItsOwnSlot(t *testing.T) {
 // What a worker that drains does to its socket is no concern of the one that
 // serves: nobody who connects notices.
 func TestAbuseByADrainingWorkerCostsNobodyElseAnything(t *testing.T) {
+	testkit.Together(t)
 	for _, what := range []string{"relisten", "reuseport", "detach", "close", "shutdown", "disconnect"} {
 		t.Run(what, func(t *testing.T) {
 			testkit.Leaks(t)

@@ -116,6 +116,7 @@ func TestAReleaseThatCrashesInItsBakeGivesWayToTheStandby(t *testing.T) {
 
 // What else ends a bake: a newcomer that is up and does not work.
 func TestANewcomerThatStopsWorkingInItsBakeIsRolledBack(t *testing.T) {
+	testkit.Together(t)
 	live := "[health.live]\nprobe = \"http\"\npath = \"/healthz\"\ninterval = \"100ms\"\ntimeout = \"1s\"\nfailures = 2"
 	t.Run("its live probe fails", func(t *testing.T) {
 		testkit.Leaks(t)
@@ -370,6 +371,7 @@ func TestWithoutRevertAfterTheReleaseIsTriedOn(t *testing.T) {
 }
 
 func TestRollbackOnRequest(t *testing.T) {
+	testkit.Together(t)
 	wants := func(t *testing.T, a *app, code int, out, errs string) {
 		t.Helper()
 		if c, o, e := a.baton("rollback", "test"); c != code || !strings.Contains(o, out) || !strings.Contains(e, errs) {

@@ -133,6 +133,7 @@ func evenly(t *testing.T, answers [][]met, workers int) (byGeneration map[string
 }
 
 func TestACanaryHasItsShareOfConnections(t *testing.T) {
+	testkit.Together(t)
 	for _, workers := range []int{1, 4} {
 		t.Run(fmt.Sprint(workers, "-workers"), func(t *testing.T) {
 			testkit.Leaks(t)
@@ -205,6 +206,7 @@ func on(all map[int]string, generation string) (n int) {
 }
 
 func TestAStickyCanaryKeepsItsClients(t *testing.T) {
+	testkit.Together(t)
 	for _, workers := range []int{1, 4} {
 		t.Run(fmt.Sprint(workers, "-workers"), func(t *testing.T) {
 			testkit.Leaks(t)

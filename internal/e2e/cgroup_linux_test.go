@@ -118,6 +118,7 @@ func TestAGenerationHasAControlGroup(t *testing.T) {
 // What the next launcher finds in the unit's group belongs to a generation that it takes
 // over, or is ended and named.
 func TestStraysOfAKilledLauncherAreEnded(t *testing.T) {
+	testkit.Together(t)
 	for _, version := range []int{1, 2} {
 		t.Run("v"+strconv.Itoa(version), func(t *testing.T) {
 			boot.Machine{Unified: version == 2}.Test(t, func(t *testing.T) {

@@ -27,6 +27,7 @@ func kills(t testing.TB) int {
 // connection at a time, so that each kill can cost one request, while the others
 // wait in queues.
 func TestAKilledWorkerLosesOnlyWhatItHadAccepted(t *testing.T) {
+	testkit.Together(t)
 	for _, workers := range []int{4, 1} {
 		t.Run(map[int]string{4: "one of four", 1: "the only one"}[workers], func(t *testing.T) {
 			testkit.Leaks(t)

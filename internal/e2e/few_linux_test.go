@@ -11,6 +11,7 @@ import (
 // A launcher that may have too few descriptors for what it is to start says so and ends,
 // whichever of them it lacks.
 func TestALauncherThatHasTooFewDescriptorsEnds(t *testing.T) {
+	testkit.Together(t)
 	for _, n := range []int{16, 20, 24, 28, 32} {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
 			testkit.Leaks(t)

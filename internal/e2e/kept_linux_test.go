@@ -121,6 +121,7 @@ func (k keptKind) test(t *testing.T) {
 }
 
 func TestWorkersOfEachKindOverUpgradesAndAKill(t *testing.T) {
+	testkit.Together(t)
 	for name, k := range keptKinds(t) {
 		t.Run(name, func(t *testing.T) { t.Parallel(); k.test(t) })
 	}

@@ -88,6 +88,7 @@ func TestALauncherWhoseLogNobodyReadsWorksOn(t *testing.T) {
 
 // The exit code tells what standard error cannot.
 func TestALauncherThatCannotStartEndsThoughNobodyReadsWhy(t *testing.T) {
+	testkit.Together(t)
 	path := config(t, testkit.Target("exit=7"), quick, listen("web", "127.0.0.1:0"))
 	t.Run("nobody reads", func(t *testing.T) {
 		testkit.Leaks(t)
@@ -138,6 +139,7 @@ func TestALauncherWithTooFewDescriptorsSaysSo(t *testing.T) {
 // What a worker that has ended left behind reaches a reader who comes late and
 // reads slowly; one who never comes does not keep baton from ending.
 func TestTheLastOutputWaitsForItsReader(t *testing.T) {
+	testkit.Together(t)
 	const lines = 2000 // more than the page of the reader's pipe, less than a worker's pipe holds
 	start := func(t *testing.T) (*app, *os.File, *os.File) {
 		t.Helper()

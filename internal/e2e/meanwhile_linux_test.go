@@ -60,6 +60,7 @@ func (a *app) orphan() {
 // The next launcher reads the configuration as it is by then: it takes over what there
 // is, whatever it says, and the next reload applies it.
 func TestATakeoverWithAnotherConfiguration(t *testing.T) {
+	testkit.Together(t)
 	web := func(name string, n int) string { return listen(name, fmt.Sprintf("127.0.0.1:%d", n)) }
 	for name, change := range map[string]func(path string, first, second int){
 		"invalid":         func(path string, first, second int) { write(t, path, "[") },

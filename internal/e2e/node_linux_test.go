@@ -30,6 +30,7 @@ func nodeDir(t testing.TB, scripts string) string {
 // and neither those who connect anew nor those who keep their connection lose
 // anything, though the program has no code for its end.
 func TestANodeProgramSwaps(t *testing.T) {
+	testkit.Together(t)
 	program(t, "node")
 	for _, c := range []struct {
 		name, scripts string

@@ -194,6 +194,7 @@ func TestATCPProbeIsAGate(t *testing.T) {
 
 // The preload is there unless it is not wanted.
 func TestThePreloadIsLeftOutOnRequest(t *testing.T) {
+	testkit.Together(t)
 	program(t, "node")
 	for more, want := range map[string]string{"": "preloaded: true", "[node]\npreload = true": "preloaded: true", "[node]\npreload = false": "preloaded: false"} {
 		t.Run(want+" "+strings.TrimPrefix(more, "[node]\n"), func(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 // What workers write comes out as they wrote it, whichever way it takes; the
 // way shows in what their descriptors are.
 func TestWorkersOutputComesOutUntouched(t *testing.T) {
+	testkit.Together(t)
 	for _, way := range []string{"pass", "inherit"} {
 		t.Run(way, func(t *testing.T) {
 			testkit.Leaks(t)

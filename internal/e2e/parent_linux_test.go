@@ -29,6 +29,7 @@ func foreign(t *testing.T, name string) string {
 // Programs that take their parent for the generation before, and tell it by TERM to
 // end, say in this way that they are ready: baton lives, and they are swapped.
 func TestAProgramThatEndsItsParentIsReadyByThat(t *testing.T) {
+	testkit.Together(t)
 	for name, more := range map[string]string{
 		"grace":   quick,
 		"endless": quick + "\nprotocols = [\"endless\"]",
@@ -81,6 +82,7 @@ func sending(pause string, signals ...string) []string {
 // slowly or as fast as it can; an operator can. The kernel keeps one of two equal
 // signals that wait, so the operator sends one that the worker does not.
 func TestAWorkerThatSignalsItsParentCannotStopBaton(t *testing.T) {
+	testkit.Together(t)
 	for _, c := range []struct {
 		name, pause string
 		signals     string

@@ -109,6 +109,7 @@ exit %[4]d`, parents, each, each*(n+1), code)}, quick, web)
 // PID 1 has no default action for any signal: one that baton does not handle itself
 // would do nothing (pid_namespaces(7)).
 func TestAsPIDOneBatonObeysItsSignals(t *testing.T) {
+	testkit.Together(t)
 	for _, end := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT} {
 		t.Run(end.String(), func(t *testing.T) {
 			testkit.Leaks(t)
@@ -127,6 +128,7 @@ func TestAsPIDOneBatonObeysItsSignals(t *testing.T) {
 
 // Who runs a container sees the code alone: it is the application's.
 func TestAsPIDOneBatonExitsAsItsApplicationDoes(t *testing.T) {
+	testkit.Together(t)
 	web := listen("web", "127.0.0.1:0")
 	stay := "[restart]\nstop_exit_codes = [0, 9]\n" + web
 	later := func(code string) []string {

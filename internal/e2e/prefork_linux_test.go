@@ -40,6 +40,7 @@ func (a *app) noCrash() {
 // Four workers that serve one request at a time have one socket of each listener: all
 // of them work, and a swap under more load than they can take at once loses nothing.
 func TestBlockingWorkersOnOneSocketSwap(t *testing.T) {
+	testkit.Together(t)
 	t.Run("python", func(t *testing.T) {
 		testkit.Leaks(t)
 		swapTogether(t, 20, config(t, blocking(t), together, listen("web", "127.0.0.1:0"), listen("file", "unix://"+shortDir(t)+"/s")), "web", "file")
@@ -139,6 +140,7 @@ func TestARollingSwapOnAUnixListener(t *testing.T) {
 // that is never empty; the next one has its slot. It accepts until its signal: what it
 // has then is lost if it dies of it, and is not if it finishes.
 func TestAWorkerLeavesASocketThatIsNeverIdle(t *testing.T) {
+	testkit.Together(t)
 	const leave = 3
 	for _, c := range []struct {
 		name string

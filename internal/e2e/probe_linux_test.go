@@ -138,6 +138,7 @@ const patient = "timeout = \"20s\""
 // A newcomer whose probe fails is rolled back: the old generation serves on,
 // nothing is lost, no probe reaches who serves, and no user the newcomer.
 func TestANewcomerThatFailsItsProbeIsNeverMet(t *testing.T) {
+	testkit.Together(t)
 	const gate = `ready = "notify"`
 	for _, mode := range []struct{ name, handoff, bad, timeout, says string }{
 		{"as a gate", gate, "health=never", patient, "503 Service Unavailable"},
@@ -207,6 +208,7 @@ func TestANewcomerThatFailsItsProbeIsNeverMet(t *testing.T) {
 // A newcomer that fails its probe at first and then passes is let in, and not sooner,
 // whichever listener it is probed on.
 func TestANewcomerIsLetInWhenItsProbePasses(t *testing.T) {
+	testkit.Together(t)
 	for _, name := range fourNames {
 		t.Run(name, func(t *testing.T) {
 			testkit.Leaks(t)

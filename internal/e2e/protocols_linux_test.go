@@ -34,6 +34,7 @@ func testdata(t testing.TB, name string) string {
 // A program of any language takes its socket over by whichever protocol it speaks,
 // says that it is ready where the protocol can, and loses nothing in a swap.
 func TestEachProtocolSwaps(t *testing.T) {
+	testkit.Together(t)
 	python, py := program(t, "python3"), testdata(t, "server.py")
 	perl, pl := program(t, "perl"), testdata(t, "server.pl")
 	for _, c := range []struct {
@@ -71,6 +72,7 @@ func TestEachProtocolSwaps(t *testing.T) {
 // Whatever a newcomer says on the channel of its protocol, it is not ready by that,
 // the log says what was wrong, and the old generation serves on.
 func TestAHostileNewcomerIsNotReady(t *testing.T) {
+	testkit.Together(t)
 	python, py := program(t, "python3"), testdata(t, "server.py")
 	for kind, says := range map[string]string{
 		"systemd": "notify message", "einhorn": "einhorn", "s6": "newline", "tableflip": "tableflip", "node": "node",

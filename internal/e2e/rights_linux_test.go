@@ -149,6 +149,7 @@ func setCapabilities(t *testing.T, path string) {
 // A launcher that is nobody but may bind low ports does all that root's does, and hands
 // nothing of it on that was not asked for.
 func TestAnUnprivilegedLauncherServesOnALowPort(t *testing.T) {
+	testkit.Together(t)
 	uid, gid := nobody(t)
 	fourTimes := func(n int) string { return strings.TrimSpace(strings.Repeat(fmt.Sprint(n)+" ", 4)) }
 	for name, byFile := range map[string]bool{"by its file's capability": true, "by an ambient one": false} {

@@ -15,6 +15,7 @@ import (
 
 // Whatever a newcomer says while the launcher becomes another program is heard by that.
 func TestWhatIsSaidDuringAnUpgradeIsHeard(t *testing.T) {
+	testkit.Together(t)
 	python, py := program(t, "python3"), testdata(t, "server.py")
 	for name, c := range map[string]struct {
 		exec []string

@@ -18,6 +18,7 @@ const rack = `run lambda { |env| [200, { 'content-type' => 'text/plain', 'conten
 // as docs/programs.md says that they are configured. Tried with HAProxy 2.6, unicorn 6.0
 // and puma 5.6.
 func TestServersThatTakeANumberSwap(t *testing.T) {
+	testkit.Together(t)
 	for _, c := range []struct {
 		name    string
 		exec    []string

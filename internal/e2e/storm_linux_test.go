@@ -88,6 +88,7 @@ func TestAHUPBeforeTheFirstReadyIsRemembered(t *testing.T) {
 // TERM in the middle of whatever goes on ends everything, and what was accepted
 // or queued is served.
 func TestTermEndsEverythingWhateverGoesOn(t *testing.T) {
+	testkit.Together(t)
 	for _, c := range []struct {
 		name      string
 		handoff   string
@@ -148,6 +149,7 @@ func TestQuitEndsEverythingNow(t *testing.T) {
 
 // kill -9 of the newcomer, or of the old generation, in every phase of a swap.
 func TestKillInEveryPhaseLosesOnlyWhatTheKilledProcessHeld(t *testing.T) {
+	testkit.Together(t)
 	const clients = 8
 	for _, c := range []struct {
 		name    string

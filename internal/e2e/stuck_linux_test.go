@@ -35,6 +35,7 @@ func (a *app) members() map[int]event.Worker {
 // With replacement configured a worker that was stopped is found, and its successor
 // answers who waits in its queue.
 func TestAStuckWorkerIsReplacedAndItsQueueServed(t *testing.T) {
+	testkit.Together(t)
 	for _, workers := range []int{1, 4} {
 		t.Run(fmt.Sprint(workers, "-workers"), func(t *testing.T) {
 			testkit.Leaks(t)

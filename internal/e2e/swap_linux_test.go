@@ -24,6 +24,7 @@ func swaps(t testing.TB) int {
 }
 
 func TestAHundredSwapsUnderLoadLoseNothing(t *testing.T) {
+	testkit.Together(t)
 	// All hundred with all of them; of each alone a part shows what it has for itself.
 	few := swaps(t) / 4
 	for _, c := range []struct {
