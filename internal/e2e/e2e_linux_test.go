@@ -121,7 +121,7 @@ func (a *app) address(name string) load.Target {
 func begun(t testing.TB, o load.Options) *load.Runner {
 	t.Helper()
 	if o.Kind == load.Fresh && o.Pause == 0 {
-		o.Pause = 3 * time.Millisecond
+		o.Pause = 8 * time.Millisecond
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	t.Cleanup(cancel)

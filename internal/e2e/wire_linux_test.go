@@ -33,7 +33,7 @@ func TestSwapsAtADistanceLoseNothing(t *testing.T) {
 		{"a stock Go server by ipv6", nil, "", "[" + wire.Server6 + "]"},
 		// What is still half open when the old worker gets its signal finds it gone:
 		// a worker of the new generation is started on the slot for it.
-		{"a launcher that does not wait", nil, "handshake_wait = \"1ms\"\ndrain_delay = \"500ms\"", wire.Server4},
+		{"a launcher that does not wait", nil, "handshake_wait = \"1ms\"", wire.Server4},
 		{"a server without shutdown code", []string{"server=minimal"}, `drain_idle = "10s"`, wire.Server4},
 	} {
 		t.Run(c.name, func(t *testing.T) {
