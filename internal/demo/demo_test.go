@@ -49,8 +49,12 @@ func options(t *testing.T) (o demo.Options, dir string) {
 	})
 	t.Setenv("TMPDIR", dir)
 	t.Setenv("GORACE", "atexit_sleep_ms=10") // else each server lingers for 1 s
+	self, err := os.Executable() // serves when it is called so
+	if err != nil {
+		t.Fatal(err)
+	}
 	return demo.Options{Swaps: 4, Time: 1500 * time.Millisecond, Clients: 8,
-		Launcher: []string{testkit.Binary(t)}, Target: []string{testkit.Target()[0], serveArg}}, dir
+		Launcher: []string{testkit.Binary(t)}, Target: []string{self, serveArg}}, dir
 }
 
 // nothingLeft fails the test when the demo left a file, or a process that has the

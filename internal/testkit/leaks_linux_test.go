@@ -106,7 +106,7 @@ func impatient(t *testing.T) {
 // are not seen.
 func alone(t *testing.T, name string) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), Target()[0], "-test.run=^TestLeaksSeesWhatIsLeftBehind$/^"+
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestLeaksSeesWhatIsLeftBehind$/^"+
 		strings.ReplaceAll(name, " ", "_")+"$")
 	cmd.Env = append(os.Environ(), "BATON_TESTKIT_LEAK="+name)
 	if out, err := cmd.CombinedOutput(); err != nil {
