@@ -49,7 +49,7 @@ func options(t *testing.T) (o demo.Options, dir string) {
 	})
 	t.Setenv("TMPDIR", dir)
 	t.Setenv("GORACE", "atexit_sleep_ms=10") // else each server lingers for 1 s
-	self, err := os.Executable() // serves when it is called so
+	self, err := os.Executable()             // serves when it is called so
 	if err != nil {
 		t.Fatal(err)
 	}
