@@ -22,7 +22,7 @@ func TestMain(m *testing.M) {
 	process.Main()
 	testkit.Main()
 	// They wait more than they work; go test -parallel still says otherwise.
-	if err := flag.Set("test.parallel", strconv.Itoa(2*runtime.GOMAXPROCS(0))); err != nil {
+	if err := flag.Set("test.parallel", strconv.Itoa(3*runtime.GOMAXPROCS(0)/2)); err != nil {
 		panic(err)
 	}
 	flag.Parse()

@@ -50,8 +50,9 @@ func TestKillsUnderSystemdAtAnyMoment(t *testing.T) {
 			if i%4 == 0 && !slices.Equal(pids(before), pids(after)) {
 				t.Errorf("workers were %v, and are %v, with no swap between", pids(before), pids(after))
 			}
-			if after.Restarts != before.Restarts {
-				t.Errorf("%d restarts", after.Restarts)
+			// One that was just being started is given up, and started again.
+			if after.Restarts > before.Restarts+1 {
+				t.Errorf("%d restarts, %d before", after.Restarts, before.Restarts)
 			}
 			before = after
 		}

@@ -41,7 +41,7 @@ func TestSwapsAtADistanceLoseNothing(t *testing.T) {
 			lost := wire.Lose(1, map[wire.Kind]float64{wire.SYNACK: 0.05, wire.FinalACK: 0.05})
 			w := wire.New(t, wire.Options{Drop: lost})
 			address := c.host + ":8080"
-			a := distant(t, w, config(t, testkit.Target(c.server...), "[handoff]\n"+c.handoff, listen("web", address)))
+			a := distant(t, w, config(t, testkit.Target(c.server...), "[handoff]\ndrain_delay = \"2s\"\n"+c.handoff, listen("web", address)))
 			targets := []load.Target{{Network: "tcp", Address: address}}
 			fresh := begun(t, load.Options{Targets: targets, Clients: 60, Dial: w.Dial, Timeout: 30 * time.Second})
 			slow := begun(t, load.Options{Targets: targets, Clients: 10, Kind: load.Slow, Dial: w.Dial, Timeout: 30 * time.Second})

@@ -236,7 +236,7 @@ func (g *steered) assign(m *member, slots ...int) error {
 // may hold one for each of these and one more, and after any stranger at least one.
 func (g *steered) guardsMissing() int {
 	guards := 0
-	for _, m := range slices.Backward(g.order[1:]) {
+	for _, m := range slices.Backward(g.order[min(1, len(g.order)):]) {
 		if m.guard() {
 			guards++
 		} else if !m.stranger() {
@@ -252,7 +252,7 @@ func (g *steered) guardsMissing() int {
 
 // spareGuard is the first guard that may become a slot.
 func (g *steered) spareGuard() (*member, error) {
-	for _, m := range g.order[1:] {
+	for _, m := range g.order[min(1, len(g.order)):] {
 		if m.guard() {
 			return m, nil
 		}
