@@ -114,7 +114,11 @@ func (p *program) launch(ctx context.Context, a apps.App) (outcome, error) {
 	o.Name, o.Log = a.Name, log.Name()
 	if o.Outcome == outcomeFailed {
 		if o.text == "" {
-			o.lost(begun, lastLines(log.Name(), from))
+			lines := lastLines(log.Name(), from)
+			if len(lines) == 0 { // its own lines go to its workers' log
+				lines = w.said
+			}
+			o.lost(begun, lines)
 		}
 		o.hint = strings.TrimPrefix(o.hint+"; its log: "+log.Name(), "; ")
 	}
@@ -130,6 +134,7 @@ type waiting struct {
 	patience time.Duration
 	workers  map[int]bool // started, and whether they are ready
 	failed   *event.Event // the newcomer
+	said     []string     // the last lines that the launcher told
 }
 
 // hear returns what comes of it. The launcher goes on whatever becomes of ctx.
@@ -194,6 +199,8 @@ func (w *waiting) note(n news) string {
 	if n.Event == nil {
 		return ""
 	}
+	w.said = append(w.said, n.Event.Message)
+	w.said = w.said[max(0, len(w.said)-mostLines):]
 	switch e := *n.Event; e.Kind {
 	case event.Started:
 		w.workers[e.Worker] = false
@@ -245,9 +252,11 @@ func (o *outcome) lost(begun *process.Begun, lines []string) {
 	o.text, o.Tail = "baton: "+o.Name+": "+o.Reason, lines
 }
 
+// mostLines are as many as are shown of a launcher that was lost.
+const mostLines = 10
+
 // lastLines are the last of a file from a place on.
 func lastLines(path string, from int64) []string {
-	const most = 10
 	f, err := os.Open(path)
 	if err != nil {
 		return nil
@@ -266,5 +275,5 @@ func lastLines(path string, from int64) []string {
 		return nil
 	}
 	lines := strings.Split(strings.TrimRight(string(text), "\n"), "\n")
-	return lines[max(0, len(lines)-most):]
+	return lines[max(0, len(lines)-mostLines):]
 }

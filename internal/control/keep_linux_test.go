@@ -10,23 +10,17 @@ import (
 
 	"baton/internal/event"
 	"baton/internal/keep"
-
-	"golang.org/x/sys/unix"
 )
 
 // again is what another image of the process would have: the same open files.
 func again(t *testing.T, f *keep.Files) *keep.Files {
 	t.Helper()
-	var dups keep.Files
-	f.Each(func(name string, fd int) {
-		dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		dups.Put(name, dup)
-	})
+	dups, err := f.Dup()
+	if err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(dups.Close)
-	return &dups
+	return dups
 }
 
 func TestAClaimThatIsKeptStaysHeldAndAnswersWhoeverCameMeanwhile(t *testing.T) {

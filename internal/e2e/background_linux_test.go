@@ -365,7 +365,7 @@ func TestAStartWhoseLauncherIsKilled(t *testing.T) {
 	kill(t, pid)
 	_ = cmd.Wait() // its code follows
 	if code := cmd.ProcessState.ExitCode(); code != 1 || !strings.Contains(errs.String(), "the launcher ended with 137 before anything served") ||
-		!strings.Contains(errs.String(), "baton.log") {
+		!strings.Contains(errs.String(), "  | started pid ") || !strings.Contains(errs.String(), "baton.log") {
 		t.Errorf("exit code %d, %s", code, errs.String())
 	}
 	if code, out, errs := h.baton("stop", "web", "--now"); code != 0 {

@@ -66,7 +66,7 @@ func TestStopReturnsWhenTheLauncherHasEnded(t *testing.T) {
 }
 
 // The second of two is refused; the first is killed, its worker lives on, and the name
-// is free at once: the next one ends what is left before it binds anything.
+// is free at once: the next one takes what is left over, and has it followed.
 func TestANameIsFreeWhenItsLauncherWasKilled(t *testing.T) {
 	testkit.Leaks(t)
 	path := config(t, testkit.Target(), quick, listen("web", "127.0.0.1:0"))
@@ -87,13 +87,17 @@ func TestANameIsFreeWhenItsLauncherWasKilled(t *testing.T) {
 	if code, out, _ := first.baton("status", "test"); code != 4 || !strings.Contains(out, "test  died ") {
 		t.Errorf("status of the killed one: exit code %d, %s", code, out)
 	}
-	if len(first.Processes()) == 0 {
+	left := first.Processes()
+	if len(left) == 0 {
 		t.Error("the killed one's worker has not outlived it: nothing is shown")
 	}
 	third := testkit.NewBaton(t, "run", "--config", path, "--log", "json")
 	third.Cmd.Env = append(third.Cmd.Env, "BATON_HOME="+first.Home)
 	third.Start()
 	third.WaitEvent(0, "resumed", "generation", 1)
+	for pid := range left {
+		testkit.Wait(t, func() bool { return ended(t, pid) }, "what was left of the killed one to be followed")
+	}
 	if code, out, _ := first.baton("status", "test", "--json"); code != 0 || !strings.Contains(out, fmt.Sprintf(`"pid": %d,`, third.PID())) {
 		t.Errorf("status: exit code %d, %s", code, out)
 	}

@@ -50,9 +50,9 @@ func TestKillsUnderSystemdAtAnyMoment(t *testing.T) {
 			if i%4 == 0 && !slices.Equal(pids(before), pids(after)) {
 				t.Errorf("workers were %v, and are %v, with no swap between", pids(before), pids(after))
 			}
-			// One that was just being started is given up, and started again.
-			if after.Restarts > before.Restarts+1 {
-				t.Errorf("%d restarts, %d before", after.Restarts, before.Restarts)
+			// One more that was just being started (TTIN) is given up, and started again.
+			if n := after.Restarts - before.Restarts; n > 1 || n > 0 && i%4 != 2 {
+				t.Errorf("%d restarts more after moment %d", n, i)
 			}
 			before = after
 		}

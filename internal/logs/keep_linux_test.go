@@ -30,14 +30,9 @@ func handed(t *testing.T, o *Output) (s OutputState, f *keep.Files) {
 	if err := json.Unmarshal(text, &s); err != nil {
 		t.Fatal(err)
 	}
-	f = &keep.Files{}
-	old.Each(func(name string, fd int) {
-		own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD, 3)
-		if err != nil {
-			t.Fatal(err)
-		}
-		f.Put(name, own)
-	})
+	if f, err = old.Dup(); err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(f.Close)
 	return s, f
 }

@@ -37,17 +37,14 @@ func bequeath(t *testing.T, h *Hub, l *Link) (e estate) {
 	if err := json.Unmarshal(text, &e); err != nil {
 		t.Fatal(err)
 	}
-	e.files = &keep.Files{}
-	old.Each(func(name string, fd int) {
+	old.Each(func(name string, _ int) {
 		if !keep.Valid(name) {
 			t.Errorf("systemd does not keep the name %q", name)
 		}
-		own, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD, 3)
-		if err != nil {
-			t.Fatal(err)
-		}
-		e.files.Put(name, own)
 	})
+	if e.files, err = old.Dup(); err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(func() { e.files.Close() })
 	l.drop()
 	h.drop()

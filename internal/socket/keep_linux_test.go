@@ -263,6 +263,21 @@ func TestTheOnlySocketThatCameBackIsBroken(t *testing.T) {
 	}
 }
 
+// The watch may find the only socket broken before there is a guard beside it.
+func TestAGroupThatHasLostItsOnlyMemberGetsAnother(t *testing.T) {
+	l := steeredAt(t, "127.0.0.1:0", 1)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	was := l.order
+	l.order = nil
+	m, err := l.spareGuard()
+	must(t, err)
+	if len(l.order) != 1 || l.order[0] != m || !m.guard() {
+		t.Errorf("%d members, guard %v", len(l.order), m.guard())
+	}
+	l.order = append(was, m)
+}
+
 func TestNothingCameBack(t *testing.T) {
 	for _, address := range []string{":0", "udp://:0"} {
 		h := leave(t, listenAt(t, address, Options{}))
