@@ -3,6 +3,7 @@ package launcher
 import (
 	"fmt"
 	"log/slog"
+	"maps"
 	"syscall"
 	"time"
 
@@ -17,9 +18,9 @@ import (
 // engine and not obeyed, but for HUP: a worker may ask for its own replacement.
 //
 // A sender that had ended, and been waited for, when its signal was read counts as an
-// operator, whose kill(1) is just as short-lived, if it was not a worker's main process:
-// a worker's child that sends a signal and is gone within some microseconds can end the
-// launcher. So can a program that means to, by KILL, or with the pid of another
+// operator, whose kill(1) is just as short-lived, if it was not a worker's main process
+// and nothing was heard of it while it lived: a worker's child that sends a signal and is
+// gone within some microseconds can end the launcher. So can a program that means to, by KILL, or with the pid of another
 // (sigqueue(3)). And of two equal signals at once the kernel keeps the first alone: one
 // of an operator's may have to be sent again while a worker sends without end. Only the
 // kernel keeps those out (process.Command, Confine).
@@ -30,7 +31,8 @@ type senders struct {
 	done    <-chan struct{}
 
 	heard map[process.Caught]heard
-	lines int       // told since
+	known map[int]time.Time // when a process was last found to be of a worker, by its pid
+	lines int               // told since
 	since time.Time // a second ago at most
 }
 
@@ -50,7 +52,8 @@ const (
 	startLag = time.Second
 	endedLag = 100 * time.Millisecond
 	lookOver = 20 * time.Millisecond
-	// So long after its start a worker's pid is its own also when it has ended.
+	// So long after its start a worker's pid is its own also when it has ended, and so long
+	// after it was heard that of any other process of a worker.
 	recently = 10 * time.Second
 )
 
@@ -85,6 +88,7 @@ func (s *senders) worker(c process.Caught) bool {
 func (s *senders) ask(c process.Caught) bool {
 	for begin := time.Now(); ; {
 		if s.engine.Signalled(c.PID, c.Signal) || c.Child != 0 && s.engine.Signalled(c.Child, c.Signal) {
+			s.know(c.PID)
 			return true
 		}
 		lag := startLag
@@ -94,7 +98,7 @@ func (s *senders) ask(c process.Caught) bool {
 			}
 			lag = endedLag
 		}
-		if s.started(c.PID) || s.started(c.Child) {
+		if s.started(c.PID) || s.started(c.Child) || s.knew(c) {
 			return true
 		}
 		if c.Signal == syscall.SIGHUP {
@@ -109,6 +113,24 @@ func (s *senders) ask(c process.Caught) bool {
 		case <-time.After(lookOver):
 		}
 	}
+}
+
+// know notes a process of a worker. One that sends without end until it is killed has a
+// last signal, which is read when it is gone.
+func (s *senders) know(pid int) {
+	if len(s.known) >= rememberMax {
+		maps.DeleteFunc(s.known, func(_ int, at time.Time) bool { return time.Since(at) > recently })
+	}
+	if s.known == nil || len(s.known) >= rememberMax {
+		s.known = make(map[int]time.Time)
+	}
+	s.known[pid] = time.Now()
+}
+
+// knew says whether a sender that has ended was of a worker.
+func (s *senders) knew(c process.Caught) bool {
+	at, ok := s.known[c.PID]
+	return ok && time.Since(at) <= recently && process.Ended(c.PID)
 }
 
 func (s *senders) tell(c process.Caught) bool {
