@@ -33,7 +33,7 @@ type senders struct {
 	heard map[process.Caught]heard
 	known map[int]time.Time // when a process was last found to be of a worker, by its pid
 	lines int               // told since
-	since time.Time // a second ago at most
+	since time.Time         // a second ago at most
 }
 
 // heard is when a worker's signal was last passed on, and told.

@@ -77,6 +77,14 @@ func (h *hold) free() {
 // go when it ends.
 func (h *hold) run() {
 	runtime.LockOSThread() // for ever: the thread ends with the goroutine
+	if unix.Gettid() == unix.Getpid() {
+		// But the first one would not: what is still traced would be for good. As long as
+		// this goroutine has it, the next one gets another.
+		go h.run()
+		<-h.freed
+		runtime.UnlockOSThread()
+		return
+	}
 	defer close(h.freed)
 	signal.Notify(h.changes, syscall.SIGCHLD)
 	defer signal.Stop(h.changes)
@@ -179,8 +187,13 @@ func (h *hold) letGo() {
 		if t.blocked != 0 {
 			changeMask(tid, 0, t.blocked)
 		}
-		_ = ptrace(unix.PTRACE_DETACH, tid, 0, uintptr(t.signal)) // ended: nothing to detach from
+		if ptrace(unix.PTRACE_DETACH, tid, 0, uintptr(t.signal)) == nil {
+			delete(h.threads, tid)
+		}
 	}
+	// What cannot be detached from was killed in its stop. Until its end is taken here its
+	// own parent is not told.
+	h.pump(func() bool { return len(h.threads) == 0 }, time.Now().Add(gatherTime), nil)
 }
 
 // pump answers what the kernel reports until done says so; false: the deadline is over,

@@ -220,12 +220,18 @@ func (p *Prover) await(pid int, what string) error {
 	defer cancel()
 	again := time.NewTicker(askEvery)
 	defer again.Stop()
+	// Not by its number: one that nobody has waited for yet still has it.
+	program, err := process.OtherOf(pid)
+	if err != nil {
+		return fmt.Errorf("upgrade: the new program has ended before it answered: %w", err)
+	}
+	defer program.Close()
 	for {
 		err := p.Answers(ctx, what)
 		if err == nil {
 			return nil
 		}
-		if process.Ended(pid) {
+		if program.Ended(0) {
 			return fmt.Errorf("upgrade: the new program, process %d, has ended before it answered: %w", pid, err)
 		}
 		select {

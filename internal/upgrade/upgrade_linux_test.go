@@ -2,11 +2,15 @@ package upgrade
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"baton/internal/testkit"
 )
@@ -308,4 +312,36 @@ func TestAProofEndsWithItsLauncher(t *testing.T) {
 	}
 	testkit.Wait(t, func() bool { return len(r.processes()) == 0 }, "their end")
 	r.killed = true
+}
+
+// A launcher that is killed at any moment of an exec, with its signals held or being let
+// go, is gone for its parent at once: whoever starts the next one waits for that.
+func TestAKillAtAnyMomentOfAnExecIsSeenAtOnce(t *testing.T) {
+	testkit.Leaks(t)
+	for i := range 60 {
+		r := launch(t)
+		r.line()
+		r.says("upgrade", self())
+		// Half of them once the new program runs: its signals are let go just then.
+		if i%2 == 0 {
+			r.line()
+		}
+		<-time.After(rand.N(time.Duration(1+i%20) * time.Millisecond))
+		r.killed = true
+		if err := r.cmd.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		testkit.WaitFor(t, 10*time.Second, func() bool { return waitable(t, r.pid()) }, "the launcher's end to be told")
+		testkit.WaitFor(t, 10*time.Second, func() bool { return len(r.processes()) == 0 }, "the prover's end")
+	}
+}
+
+// waitable says whether a child has ended, for its parent too.
+func waitable(t *testing.T, pid int) bool {
+	t.Helper()
+	var info unix.Siginfo
+	if err := unix.Waitid(unix.P_PID, pid, &info, unix.WEXITED|unix.WNOWAIT|unix.WNOHANG, nil); err != nil {
+		t.Fatal(err)
+	}
+	return info.Signo != 0
 }
