@@ -29,10 +29,10 @@ other: ## vet for darwin, build for arm64
 	CGO_ENABLED=0 GOARCH=arm64 $(GO) build ./...
 
 test: ## every test, with the race detector
-	$(GO) test -race ./...
+	$(GO) test -race -timeout 30m ./internal/e2e ./...
 
 e2e: ## the tests that drive the program from outside, one after another, in words
-	$(GO) test -race -count=1 -v ./internal/e2e
+	$(GO) test -race -timeout 30m -count=1 -v ./internal/e2e
 
 fuzz: ## each fuzz target for FUZZTIME (10s; a count such as 50000x works too)
 	./.ci/fuzz $(FUZZTIME)

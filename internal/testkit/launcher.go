@@ -30,17 +30,23 @@ type Line struct {
 	Stdout bool // else stderr
 	Text   string
 	Index  int // among all lines of both streams, from 0
+
+	event func() map[string]any // decodes once: who waits again and again looks at all lines
 }
 
-// Event is the line as JSON, nil when it is not an object.
-func (l Line) Event() map[string]any {
-	var fields map[string]any
-	decoder := json.NewDecoder(strings.NewReader(l.Text))
-	decoder.UseNumber() // a pid as a float is not printed as a pid
-	if decoder.Decode(&fields) != nil {
-		return nil
-	}
-	return fields
+// Event is the line as JSON, nil when it is not an object; for reading only.
+func (l Line) Event() map[string]any { return l.event() }
+
+func newLine(stdout bool, text string, index int) Line {
+	return Line{time.Now(), stdout, text, index, sync.OnceValue(func() map[string]any {
+		var fields map[string]any
+		decoder := json.NewDecoder(strings.NewReader(text))
+		decoder.UseNumber() // a pid as a float is not printed as a pid
+		if decoder.Decode(&fields) != nil {
+			return nil
+		}
+		return fields
+	})}
 }
 
 // Launcher is the real baton as a process of the test.
@@ -152,7 +158,7 @@ func (l *Launcher) read(from *os.File, stdout bool) {
 		text, err := lines.ReadString('\n')
 		if text != "" {
 			l.mu.Lock()
-			l.lines = append(l.lines, Line{time.Now(), stdout, strings.TrimSuffix(text, "\n"), len(l.lines)})
+			l.lines = append(l.lines, newLine(stdout, strings.TrimSuffix(text, "\n"), len(l.lines)))
 			close(l.grown)
 			l.grown = make(chan struct{})
 			l.mu.Unlock()
@@ -215,15 +221,17 @@ func (l *Launcher) WaitLogFrom(from int, pattern string) Line {
 // writes what JSON decoding gives.
 func (l *Launcher) WaitEvent(from int, kind string, pairs ...any) Line {
 	l.t.Helper()
-	pairs = append([]any{"event", kind}, pairs...)
-	return l.WaitLine(from, fmt.Sprintf("an event with %v", pairs), func(line Line) bool {
+	return l.WaitLine(from, fmt.Sprintf("an event %s with %v", kind, pairs), func(line Line) bool {
 		fields := line.Event()
-		for i := 0; i < len(pairs) && fields != nil; i += 2 {
+		if fields["event"] != kind {
+			return false
+		}
+		for i := 0; i < len(pairs); i += 2 {
 			if fmt.Sprint(fields[pairs[i].(string)]) != fmt.Sprint(pairs[i+1]) {
 				return false
 			}
 		}
-		return fields != nil
+		return true
 	})
 }
 
