@@ -93,9 +93,14 @@ func (c *crew) keep() {
 	defer close(c.done)
 	quiet := time.NewTimer(0)
 	defer quiet.Stop()
-	said := false
+	said, missed := false, false // an error; the last write
 	write := func() {
-		if err := c.save(); err != nil && !said {
+		err := c.save()
+		if missed = err != nil; !missed {
+			return
+		}
+		quiet.Reset(pruneAfter) // a disk that is full may not be by then
+		if !said {
 			said = true
 			c.log.Warn("the list of workers is not kept; a killed launcher's would not be found: " + err.Error())
 		}
@@ -107,10 +112,10 @@ func (c *crew) keep() {
 				return
 			}
 			c.add()
-			write()
 			quiet.Reset(pruneAfter)
+			write()
 		case <-quiet.C:
-			if c.prune() {
+			if c.prune() || missed {
 				write()
 			}
 		}
@@ -176,8 +181,34 @@ func replace(path string, text []byte) error {
 }
 
 // Left are the processes that a launcher of that name left which was killed. While one
-// runs they are its workers.
+// runs they are its workers. Its State knows them as well, where the list was not kept.
 func Left(home, name string) ([]process.Mark, error) {
+	marks, err := listed(home, name)
+	if known := inState(home, name); len(known) > 0 {
+		marks, err = append(marks, known...), nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return process.Left(marks)
+}
+
+// inState are the workers of the State that run; nobody where it cannot be read.
+func inState(home, name string) []process.Mark {
+	file, err := os.Open(control.Beside(home, name, stateSuffix))
+	if err != nil {
+		return nil
+	}
+	defer file.Close() // only read
+	s, err := stateIn(file, name)
+	if err != nil || s == nil {
+		return nil
+	}
+	return slices.DeleteFunc(s.Engine.Living(), func(m process.Mark) bool { return m.Group != m.PID })
+}
+
+// listed is what the list says, of this run of the machine.
+func listed(home, name string) ([]process.Mark, error) {
 	path := control.Beside(home, name, crewSuffix)
 	text, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -196,7 +227,7 @@ func Left(home, name string) ([]process.Mark, error) {
 	if f.Boot != process.Boot() {
 		return nil, nil
 	}
-	return process.Left(f.Workers)
+	return f.Workers, nil
 }
 
 // Ending is how what is left is ended.

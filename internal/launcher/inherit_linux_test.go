@@ -130,6 +130,7 @@ func left(t *testing.T, c *control.Claim, name string, differ func(*State)) (wor
 	file := os.NewFile(uintptr(own), "slot")
 	worker = exec.Command("sleep", "600")
 	worker.ExtraFiles = []*os.File{file}
+	worker.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := errors.Join(worker.Start(), file.Close(), l.Close()); err != nil {
 		t.Fatal(err)
 	}
@@ -201,6 +202,10 @@ func TestWhatAKilledLauncherLeftIsFound(t *testing.T) {
 			}
 			if got := text.String(); (got != "") != (c.says != "") || !strings.Contains(got, c.says) {
 				t.Errorf("said %q, want %q", got, c.says)
+			}
+			// Nor is it forgotten who must be ended where the list of workers was not kept.
+			if known, err := Left(dir, "web"); err != nil || len(known) > 0 != c.found {
+				t.Errorf("left are %v, %v", known, err)
 			}
 			if !c.found {
 				return
