@@ -30,7 +30,7 @@ func TestKillsUnderSystemdAtAnyMoment(t *testing.T) {
 					return false
 				}
 				r = s.report()
-				return r.State == event.StateServing && len(r.Generations) == 1 && len(pids(r)) >= 2 && !slices.Contains(pids(r), 0)
+				return r.State == event.StateServing && len(r.Generations) == 1 && len(pids(r)) >= 1 && !slices.Contains(pids(r), 0)
 			}, "it to settle")
 			return r
 		}
@@ -71,7 +71,8 @@ func TestAStateThatCannotBeWritten(t *testing.T) {
 		if err := os.MkdirAll(home, 0o700); err != nil {
 			t.Fatal(err)
 		}
-		boot.Do(t, "mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", home)
+		// Three pages: for the lock, the list of workers, and a new one. A state has more.
+		boot.Do(t, "mount", "-t", "tmpfs", "-o", "size=12k", "tmpfs", home)
 		path := config(t, testkit.Target(), quick+"\nworkers = 2", listen("web", "127.0.0.1:8081"))
 		begin := func() *app {
 			l := testkit.NewBaton(t, "run", "--config", path, "--log", "json")
@@ -90,13 +91,11 @@ func TestAStateThatCannotBeWritten(t *testing.T) {
 		if after := pids(a.report()); !slices.Equal(before, after) {
 			t.Errorf("workers were %v, and are %v", before, after)
 		}
-		// Whoever comes next knows them by the list, which is tried again while the disk is
-		// full, or by a state that did fit in the end.
-		known := func(suffix string) bool {
-			text, _ := os.ReadFile(home + "/run/test." + suffix) // there may be none
+		// The list of workers has room when the state is not tried just then: it is tried again.
+		testkit.Wait(t, func() bool {
+			text, _ := os.ReadFile(home + "/run/test.workers") // there may be none yet
 			return !slices.ContainsFunc(before, func(pid int) bool { return !bytes.Contains(text, fmt.Appendf(nil, `"pid":%d,`, pid)) })
-		}
-		testkit.Wait(t, func() bool { return known("workers") || known("state") }, "the workers to be known")
+		}, "the workers to be listed")
 		kill(t, a.PID())
 		a.Wait()
 		a = begin()
