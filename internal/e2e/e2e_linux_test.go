@@ -120,8 +120,8 @@ func (a *app) address(name string) load.Target {
 // would be all that the machine does.
 func begun(t testing.TB, o load.Options) *load.Runner {
 	t.Helper()
-	if o.Kind == load.Fresh && o.Pause == 0 {
-		o.Pause = 8 * time.Millisecond
+	if pause := map[load.Kind]time.Duration{load.Fresh: 8 * time.Millisecond, load.KeepAlive: 5 * time.Millisecond}; o.Pause == 0 {
+		o.Pause = pause[o.Kind]
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	t.Cleanup(cancel)
