@@ -208,9 +208,12 @@ func (h *hearers) observe(e event.Event) {
 	if h.o.Observe != nil {
 		h.o.Observe(e)
 	}
-	if e.Kind == event.Started {
-		h.caught.started(e.PID)
+	switch e.Kind {
+	case event.Started:
+		h.caught.worker(e.PID)
 		h.crew.started(e.PID)
+	case event.Exited:
+		h.caught.worker(e.PID)
 	}
 	if e.Kind == event.Gone || e.Kind == event.Serving {
 		go tidy() // ends by itself, in some milliseconds

@@ -32,7 +32,7 @@ type signals struct {
 	waiting []process.Caught // in the order in which they came
 	some    chan struct{}    // of one: holds something when waiting may
 
-	workers map[int]time.Time // when a worker was started, by its pid; the recent ones
+	workers map[int]time.Time // when a worker was started, or has ended, by its pid; the recent ones
 	now     *process.Caught   // is being acted on
 }
 
@@ -183,8 +183,8 @@ func (s *signals) waits() (all []process.Caught) {
 	return append(all, s.waiting...)
 }
 
-// started notes a worker's pid. It waits for nobody.
-func (s *signals) started(pid int) {
+// worker notes the pid of a worker that was started, or has ended. It waits for nobody.
+func (s *signals) worker(pid int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	maps.DeleteFunc(s.workers, func(_ int, at time.Time) bool { return time.Since(at) > recently })
@@ -222,7 +222,7 @@ type obeyed struct {
 // obey does what signals ask for until done is closed. It waits for nobody but the
 // engine.
 func (s *signals) obey(done <-chan struct{}, engine supervisor, o obeyed, log *slog.Logger) {
-	from := &senders{engine: engine, started: s.recent, log: log, done: done}
+	from := &senders{engine: engine, recent: s.recent, log: log, done: done}
 	stops := 0
 	for {
 		select {

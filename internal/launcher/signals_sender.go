@@ -25,19 +25,27 @@ import (
 // of an operator's may have to be sent again while a worker sends without end. Only the
 // kernel keeps those out (process.Command, Confine).
 type senders struct {
-	engine  supervisor
-	started func(pid int) bool // as a worker, recently
-	log     *slog.Logger
-	done    <-chan struct{}
+	engine supervisor
+	// recent: a worker of that pid was started, or has ended, a short while ago.
+	recent func(pid int) bool
+	log    *slog.Logger
+	done   <-chan struct{}
 
 	heard map[process.Caught]heard
-	known map[int]time.Time // when a process was last found to be of a worker, by its pid
-	lines int               // told since
-	since time.Time         // a second ago at most
+	known map[int]known // who was found to be a process of a worker, by pid
+	lines int           // told since
+	since time.Time     // a second ago at most
 }
 
 // heard is when a worker's signal was last passed on, and told.
 type heard struct{ asked, told time.Time }
+
+// known is a process of a worker: when it was found to be, and by what it is told from
+// another of its number (process.Mark; 0: it ended as it was looked at).
+type known struct {
+	at    time.Time
+	start uint64
+}
 
 const (
 	// A worker that sends without end keeps neither the engine busy nor the log:
@@ -52,8 +60,8 @@ const (
 	startLag = time.Second
 	endedLag = 100 * time.Millisecond
 	lookOver = 20 * time.Millisecond
-	// So long after its start a worker's pid is its own also when it has ended, and so long
-	// after it was heard that of any other process of a worker.
+	// So long after its start and its end a worker's pid is its own and its group's, and so
+	// long after it was heard that of any other process of a worker.
 	recently = 10 * time.Second
 )
 
@@ -87,7 +95,7 @@ func (s *senders) worker(c process.Caught) bool {
 // does not know yet.
 func (s *senders) ask(c process.Caught) bool {
 	for begin := time.Now(); ; {
-		if s.engine.Signalled(c.PID, c.Signal) || c.Child != 0 && s.engine.Signalled(c.Child, c.Signal) {
+		if s.engine.Signalled(c.PID, c.Signal) || c.Child != 0 && s.engine.Signalled(c.Child, c.Signal) || s.was(c) {
 			s.know(c.PID)
 			return true
 		}
@@ -97,9 +105,6 @@ func (s *senders) ask(c process.Caught) bool {
 				return false // somebody who is there, and no child of ours
 			}
 			lag = endedLag
-		}
-		if s.started(c.PID) || s.started(c.Child) || s.knew(c) {
-			return true
 		}
 		if c.Signal == syscall.SIGHUP {
 			return false
@@ -115,22 +120,37 @@ func (s *senders) ask(c process.Caught) bool {
 	}
 }
 
-// know notes a process of a worker. One that sends without end until it is killed has a
-// last signal, which is read when it is gone.
-func (s *senders) know(pid int) {
-	if len(s.known) >= rememberMax {
-		maps.DeleteFunc(s.known, func(_ int, at time.Time) bool { return time.Since(at) > recently })
+// was says whether the sender is of a worker that the engine does not know yet, or not
+// any more: one that sends until it is killed, with what its worker has left, has a last
+// signal, which may be read when the worker is gone.
+func (s *senders) was(c process.Caught) bool {
+	group, _ := syscall.Getpgid(c.PID) // 0: it is gone, and whose it was is known or not
+	if s.recent(c.PID) || s.recent(c.Child) || s.recent(group) {
+		return true
 	}
-	if s.known == nil || len(s.known) >= rememberMax {
-		s.known = make(map[int]time.Time)
+	k, ok := s.known[c.PID]
+	if !ok {
+		return false
 	}
-	s.known[pid] = time.Now()
+	if now, there, err := process.MarkOf(c.PID); there || err != nil {
+		return err == nil && now.Start == k.start
+	}
+	return time.Since(k.at) <= recently
 }
 
-// knew says whether a sender that has ended was of a worker.
-func (s *senders) knew(c process.Caught) bool {
-	at, ok := s.known[c.PID]
-	return ok && time.Since(at) <= recently && process.Ended(c.PID)
+// know notes a process of a worker.
+func (s *senders) know(pid int) {
+	if len(s.known) >= rememberMax {
+		maps.DeleteFunc(s.known, func(_ int, k known) bool { return time.Since(k.at) > recently })
+	}
+	if s.known == nil || len(s.known) >= rememberMax {
+		s.known = make(map[int]known)
+	}
+	k := known{at: time.Now(), start: s.known[pid].start}
+	if now, there, err := process.MarkOf(pid); there && err == nil {
+		k.start = now.Start
+	}
+	s.known[pid] = k
 }
 
 func (s *senders) tell(c process.Caught) bool {

@@ -32,5 +32,12 @@ func Child(pid int) int {
 	return 0
 }
 
-// Ended says that no process has this number.
-func Ended(pid int) bool { return errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) }
+// Ended says that no process of this number runs any more: one that is on its way out, or
+// that nobody has waited for yet, does not.
+func Ended(pid int) bool {
+	if errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
+		return true
+	}
+	s, ok, _ := readStat(pid) // who cannot be seen is there
+	return ok && (s.dead() || s.exiting)
+}

@@ -1,6 +1,7 @@
 package socket
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -108,7 +109,11 @@ func takeMembers(s State, b *base, prefix string, f *keep.Files) (members []*mem
 			why = fmt.Errorf("descriptor %q: %w", name, why)
 			unix.Close(fd) // it is not what it was said to be
 		}
-		b.log.Warn("a socket of the listener did not come back", "slots", one.Slots, "cause", why)
+		level := slog.LevelWarn
+		if len(one.Slots) == 0 {
+			level = slog.LevelDebug // a guard, in whose queue nobody is
+		}
+		b.log.Log(context.Background(), level, "a socket of the listener did not come back", "slots", one.Slots, "cause", why)
 		lost = append(lost, one)
 		err = why
 	}
