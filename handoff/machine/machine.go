@@ -41,7 +41,7 @@ type Policy struct {
 	Probe        bool            // a ready worker is probed in isolation before it may serve
 	ReadyTimeout time.Duration   // from start to ready, per worker
 	Bake         time.Duration   // how long the previous generation stands by; 0: not at all
-	DrainDelay   time.Duration   // from the end of new connections to the drain signal, at least
+	DrainDelay   time.Duration   // from the end of new connections, handshakes and queue included, to the drain signal
 	DrainIdle    time.Duration   // how long connections may take to end before the signal; 0: not waited for
 	DrainTimeout time.Duration   // from the drain signal to KILL; also bounds the wait for an empty queue
 	Ladder       []time.Duration // from the first drain signal to each further one; ascending
