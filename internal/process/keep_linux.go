@@ -206,8 +206,8 @@ func (p *Process) ended(status Status, gone bool) {
 }
 
 // reapTime is how long the end of a process that is not our child may take to become
-// known after it was seen: until then it is a zombie of its parent's.
-const reapTime = 100 * time.Millisecond
+// known after it was seen: until then it is a zombie of its parent's. Tests change it.
+var reapTime = 100 * time.Millisecond
 
 // watch waits for the end of a process that is not this one's child. A goroutine waits,
 // and no thread: a pidfd can be polled (pidfd_open(2)). It ends with the process.
