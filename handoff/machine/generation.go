@@ -275,7 +275,7 @@ func (m *Machine) stop() {
 // that empty a slot for a generation which drains.
 func (m *Machine) hurry(g *generation) {
 	for _, w := range slices.Clone(g.workers) {
-		if w.state == Quieting && !w.delayed && g.policy.DrainDelay > stopDelay {
+		if w.state == Quieting && w.quiet && g.policy.DrainDelay > stopDelay {
 			m.set(TimerDelay, nil, w, stopDelay)
 		}
 		m.drainWorker(w)

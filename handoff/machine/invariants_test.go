@@ -169,7 +169,7 @@ func (w *world) checkWorker(x *worker) {
 	w.must(!x.leaves || ending || w.m.doubt != "", "w%d leaves and does not drain", x.id)
 	w.must(has(TimerIdle) == (x.state == Idling), "w%d is %s, idle timer: %v", x.id, x.state, has(TimerIdle))
 	w.must(!has(TimerStable) || x.state == Ready, "w%d is %s and may become stable", x.id, x.state)
-	w.must(has(TimerDelay) == (x.state == Quieting && !x.delayed), "w%d is %s, delay timer: %v", x.id, x.state, has(TimerDelay))
+	w.must(has(TimerDelay) == (x.state == Quieting && x.quiet), "w%d is %s, delay timer: %v", x.id, x.state, has(TimerDelay))
 	emptying := x.role == Emptier && w.m.stopping && x.state == Ready
 	w.must(has(TimerQueue) == (emptying || x.state == Quieting && !x.quiet), "w%d is %s, queue timer: %v", x.id, x.state, has(TimerQueue))
 	if x.state == Quieting && !x.quiet || x.role == Emptier && !ending {

@@ -50,18 +50,17 @@ type GenerationMemory struct {
 
 // WorkerMemory is one worker.
 type WorkerMemory struct {
-	ID      Worker     `json:"id"`
-	Index   int        `json:"index"`
-	Role    Role       `json:"role"`
-	Slot    Slot       `json:"slot"` // -1: none
-	State   State      `json:"state"`
-	Quiet   bool       `json:"quiet"`
-	Delayed bool       `json:"delayed"`
-	Rung    int        `json:"rung"`
-	Heir    Worker     `json:"heir"` // 0: nobody
-	Sick    bool       `json:"sick"`
-	Leaves  bool       `json:"leaves"`
-	Yields  Generation `json:"yields"` // 0: to none
+	ID     Worker     `json:"id"`
+	Index  int        `json:"index"`
+	Role   Role       `json:"role"`
+	Slot   Slot       `json:"slot"` // -1: none
+	State  State      `json:"state"`
+	Quiet  bool       `json:"quiet"`
+	Rung   int        `json:"rung"`
+	Heir   Worker     `json:"heir"` // 0: nobody
+	Sick   bool       `json:"sick"`
+	Leaves bool       `json:"leaves"`
+	Yields Generation `json:"yields"` // 0: to none
 }
 
 // SlotMemory is one slot.
@@ -108,7 +107,7 @@ func (m *Machine) keep(g *generation) GenerationMemory {
 	}
 	for _, w := range g.workers {
 		x := WorkerMemory{
-			ID: w.id, Index: w.index, Role: w.role, Slot: w.slot, State: w.state, Quiet: w.quiet, Delayed: w.delayed, Rung: w.rung,
+			ID: w.id, Index: w.index, Role: w.role, Slot: w.slot, State: w.state, Quiet: w.quiet, Rung: w.rung,
 			Sick: w.sick, Leaves: w.leaves,
 		}
 		if w.heir != nil {
@@ -167,7 +166,7 @@ func resume(k GenerationMemory, workers map[Worker]*worker) *generation {
 	maps.Copy(g.stopped, k.Stopped)
 	for _, x := range k.Workers {
 		w := &worker{
-			id: x.ID, gen: g, index: x.Index, role: x.Role, slot: x.Slot, state: x.State, quiet: x.Quiet, delayed: x.Delayed, rung: x.Rung,
+			id: x.ID, gen: g, index: x.Index, role: x.Role, slot: x.Slot, state: x.State, quiet: x.Quiet, rung: x.Rung,
 			sick: x.Sick, leaves: x.Leaves,
 		}
 		workers[w.id] = w

@@ -41,7 +41,7 @@ type Policy struct {
 	Probe        bool            // a ready worker is probed in isolation before it may serve
 	ReadyTimeout time.Duration   // from start to ready, per worker
 	Bake         time.Duration   // how long the previous generation stands by; 0: not at all
-	DrainDelay   time.Duration   // from the end of new connections, handshakes and queue included, to the drain signal
+	DrainDelay   time.Duration   // from when nobody is on the way any more, handshakes and queue included, to the drain signal
 	DrainIdle    time.Duration   // how long connections may take to end before the signal; 0: not waited for
 	DrainTimeout time.Duration   // from the drain signal to KILL; also bounds the wait for an empty queue
 	Ladder       []time.Duration // from the first drain signal to each further one; ascending
@@ -105,15 +105,14 @@ type Share struct {
 }
 
 type worker struct {
-	id      Worker
-	gen     *generation
-	index   int
-	role    Role
-	slot    Slot // none when it cannot serve on its slot any more
-	state   State
-	quiet   bool // Quieting: handshakes and queue are done
-	delayed bool // Quieting: drain_delay is over
-	rung    int  // Signalled: how many of its signals it got
+	id    Worker
+	gen   *generation
+	index int
+	role  Role
+	slot  Slot // none when it cannot serve on its slot any more
+	state State
+	quiet bool // Quieting: handshakes and queue are done, and drain_delay goes on
+	rung  int  // Signalled: how many of its signals it got
 
 	heir     *worker     // who takes its place when ready; nil: nobody
 	forebear *worker     // whose place it takes when ready; nil: nobody's

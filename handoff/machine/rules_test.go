@@ -104,7 +104,6 @@ var replacedColumns = []column{
 var drainingColumns = []column{
 	{"quieting", leaving, subject{1, 1, 0}},
 	{"quieting, empty", follows(leaving, "quiet 0"), subject{1, 1, 0}},
-	{"quieting, delay over", follows(leaving, "fire delay w1"), subject{1, 1, 0}},
 	{"idling", follows(leaving, "quiet 0", "fire delay w1"), subject{1, 1, 0}},
 	{"signalled", follows(leaving, "quiet 0", "fire delay w1", "idle w1"), subject{1, 1, 0}},
 	{"signalled, another to come", follows(laddered, "quiet 0", "fire delay w1"), subject{1, 1, 0}},

@@ -74,14 +74,8 @@ func (m *Machine) quieted(s Slot) {
 	switch {
 	case w == nil:
 		m.slots[s] = slot{}
-	case w.state == Quieting && !w.quiet:
-		w.quiet = true
-		m.cancel(timerKey{kind: TimerQueue, worker: w.id})
-		if delay := m.drainDelay(w); delay > 0 { // who came last is to be read too
-			w.delayed = false
-			m.set(TimerDelay, nil, w, delay)
-		}
-		m.advance(w)
+	case w.state == Quieting:
+		m.delay(w)
 	case w.role == Emptier && w.state == Waiting:
 		m.leave(w)
 		m.slots[s] = slot{}

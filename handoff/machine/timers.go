@@ -104,7 +104,6 @@ func (m *Machine) due(w *worker, k TimerKind) {
 		}
 		w.gen.settle()
 	case TimerDelay:
-		w.delayed = true
 		m.advance(w)
 	case TimerQueue:
 		m.note(NoteLate, w.gen, w, "its queue did not empty within "+w.gen.policy.DrainTimeout.String())
@@ -112,7 +111,6 @@ func (m *Machine) due(w *worker, k TimerKind) {
 			m.abandon(w.slot, w.gen)
 			w.slot = none
 		}
-		w.quiet, w.delayed = true, true
 		m.advance(w)
 	case TimerIdle:
 		m.signal(w)

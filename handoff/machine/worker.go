@@ -219,10 +219,8 @@ func (m *Machine) left(w *worker, reason string) {
 		return
 	case Quieting, Idling, Signalled, Killed:
 		m.release(w)
-		if w.state == Quieting { // it may have accepted what it has not read: the delay goes on
-			w.quiet = true
-			m.cancel(timerKey{kind: TimerQueue, worker: w.id})
-			m.advance(w)
+		if w.state == Quieting {
+			m.delay(w)
 		}
 		return
 	}
@@ -283,18 +281,29 @@ func (m *Machine) drainWorker(w *worker) {
 		if w.state == Ready && w.slot != none && w.gen.policy.Quiesce {
 			m.do(Quiesce{w.id})
 		}
-		w.state = Quieting
-		delay := m.drainDelay(w)
-		w.quiet, w.delayed = w.slot == none, delay <= 0
-		if !w.quiet {
-			m.do(Watch{Slot: w.slot})
-			m.set(TimerQueue, nil, w, w.gen.policy.DrainTimeout+w.gen.policy.DrainDelay)
+		w.state, w.quiet = Quieting, false
+		if w.slot == none {
+			m.delay(w)
+			return
 		}
-		if !w.delayed {
-			m.set(TimerDelay, nil, w, delay)
-		}
-		m.advance(w)
+		m.do(Watch{Slot: w.slot})
+		m.set(TimerQueue, nil, w, w.gen.policy.DrainTimeout)
 	}
+}
+
+// delay goes on with a drain when nobody is on the way to the worker any more: who came
+// last is to be read as well.
+func (m *Machine) delay(w *worker) {
+	if w.quiet {
+		return
+	}
+	w.quiet = true
+	m.cancel(timerKey{kind: TimerQueue, worker: w.id})
+	if delay := m.drainDelay(w); delay > 0 {
+		m.set(TimerDelay, nil, w, delay)
+		return
+	}
+	m.advance(w)
 }
 
 // stopDelay is the longest that a stop waits for drain_delay: long enough for a
@@ -311,9 +320,6 @@ func (m *Machine) drainDelay(w *worker) time.Duration {
 
 // advance goes on with a drain when handshakes, queue and delay are done.
 func (m *Machine) advance(w *worker) {
-	if !w.quiet || !w.delayed {
-		return
-	}
 	m.cancelAll(w)
 	if w.gen.policy.DrainIdle <= 0 {
 		m.signal(w)
