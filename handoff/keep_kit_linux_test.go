@@ -70,6 +70,9 @@ var moments = map[string]func(handoff.State) bool{
 	"orphan": func(s handoff.State) bool {
 		return slices.ContainsFunc(s.Watches, func(w handoff.WatchState) bool { return w.Orphan })
 	},
+	"delay": func(s handoff.State) bool {
+		return slices.ContainsFunc(s.Timers, func(t handoff.TimerState) bool { return t.Timer.Kind == machine.TimerDelay })
+	},
 	"canary": inPhase(machine.Canary), "standby": inPhase(machine.Standby),
 }
 

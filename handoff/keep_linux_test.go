@@ -179,6 +179,17 @@ func TestASuccessorFindsAWorkerInAnyState(t *testing.T) {
 			differ: func(p *handoff.Plan) { p.Policy.DrainDelay = time.Second },
 			act:    reload,
 			after: func(t *testing.T, r *realm) {
+				began := r.due(t, machine.TimerQueue).Add(-r.plan.Policy.DrainTimeout)
+				if at := r.wait(event.Signalled, 1).Time; at.Before(began.Add(time.Second)) {
+					t.Errorf("signalled at %v, and new connections ended at %v", at, began)
+				}
+				r.wait(event.Gone, 1)
+			},
+		},
+		"delay": {
+			differ: func(p *handoff.Plan) { p.Policy.DrainDelay = time.Second },
+			act:    reload,
+			after: func(t *testing.T, r *realm) {
 				due := r.due(t, machine.TimerDelay)
 				if at := r.wait(event.Signalled, 1).Time; at.Before(due) {
 					t.Errorf("signalled at %v, which was due at %v", at, due)

@@ -8,13 +8,13 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"runtime"
 	"slices"
 	"strconv"
 	"syscall"
 	"time"
 	"unsafe"
 
+	"baton/internal/thread"
 	"golang.org/x/sys/unix"
 )
 
@@ -53,13 +53,13 @@ type traced struct {
 }
 
 // newHold returns when every thread but one is stopped; with an error, nothing is held.
-func newHold(pid, thread int, mask uint64) (*hold, error) {
+func newHold(pid, tid int, mask uint64) (*hold, error) {
 	h := &hold{
-		pid: pid, thread: thread, mask: mask, threads: make(map[int]*traced),
+		pid: pid, thread: tid, mask: mask, threads: make(map[int]*traced),
 		begun: make(chan error), release: make(chan struct{}), ended: make(chan struct{}),
 		freed: make(chan struct{}), changes: make(chan os.Signal, 1),
 	}
-	go h.run() // ends with free, or with the process
+	thread.Go(h.run) // ends with free, or with the process
 	if err := <-h.begun; err != nil {
 		<-h.freed
 		return nil, err
@@ -76,15 +76,6 @@ func (h *hold) free() {
 // run is the tracer: the kernel takes each call from this thread alone, and lets all
 // go when it ends.
 func (h *hold) run() {
-	runtime.LockOSThread() // for ever: the thread ends with the goroutine
-	if unix.Gettid() == unix.Getpid() {
-		// But the first one would not: what is still traced would be for good. As long as
-		// this goroutine has it, the next one gets another.
-		go h.run()
-		<-h.freed
-		runtime.UnlockOSThread()
-		return
-	}
 	defer close(h.freed)
 	signal.Notify(h.changes, syscall.SIGCHLD)
 	defer signal.Stop(h.changes)

@@ -6,9 +6,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 
+	"baton/internal/thread"
 	"golang.org/x/sys/unix"
 )
 
@@ -62,7 +62,9 @@ func (p *unixPlace) bindReal(fd int) error {
 	if err := unix.Unlinkat(p.private, inside, 0); err != nil && err != unix.ENOENT {
 		return fmt.Errorf("remove %s: %w", p.sibling(p.hidden, inside), err)
 	}
-	if err := onThrowawayThread(func() error { return bindUnder(fd, p.private, p.path) }); err != nil {
+	bound := make(chan error)
+	thread.Go(func() { bound <- bindUnder(fd, p.private, p.path) })
+	if err := <-bound; err != nil {
 		return err
 	}
 	if err := unix.Renameat(p.private, inside, p.private, nameFresh); err != nil {
@@ -95,30 +97,6 @@ func bindUnder(fd, private int, path string) error {
 		return fmt.Errorf("bind: %w", err)
 	}
 	return nil
-}
-
-// onThrowawayThread runs do on a thread that ends with it. (A goroutine that
-// ends while locked to its thread takes it along; the runtime never clones
-// another from a locked one.) It is never the main thread, which cannot end
-// and whose root directory is what /proc/PID/root shows.
-func onThrowawayThread(do func() error) error {
-	result := make(chan error, 1)
-	var run func(started chan<- struct{})
-	run = func(started chan<- struct{}) {
-		runtime.LockOSThread()
-		close(started)
-		if unix.Gettid() != unix.Getpid() {
-			result <- do()
-			return
-		}
-		// Sitting on the main thread until the next one has another.
-		other := make(chan struct{})
-		go run(other) // ends with do
-		<-other
-		runtime.UnlockOSThread()
-	}
-	go run(make(chan struct{})) // ends with do, or once another has taken over
-	return <-result
 }
 
 // bindBeside binds to the fresh name as it is.
