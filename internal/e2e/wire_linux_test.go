@@ -33,7 +33,8 @@ func TestSwapsAtADistanceLoseNothing(t *testing.T) {
 		{"a stock Go server by ipv6", nil, "", "[" + wire.Server6 + "]"},
 		// What is still half open when the old worker gets its signal finds it gone:
 		// a worker of the new generation is started on the slot for it.
-		{"a launcher that does not wait", nil, "handshake_wait = \"1ms\"", wire.Server4},
+		// The delay ends between two of the times at which a SYN-ACK is sent again.
+		{"a launcher that does not wait", nil, "handshake_wait = \"1ms\"\ndrain_delay = \"2s\"", wire.Server4},
 		{"a server without shutdown code", []string{"server=minimal"}, `drain_idle = "10s"`, wire.Server4},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -41,7 +42,7 @@ func TestSwapsAtADistanceLoseNothing(t *testing.T) {
 			lost := wire.Lose(1, map[wire.Kind]float64{wire.SYNACK: 0.05, wire.FinalACK: 0.05})
 			w := wire.New(t, wire.Options{Drop: lost})
 			address := c.host + ":8080"
-			a := distant(t, w, config(t, testkit.Target(c.server...), "[handoff]\ndrain_delay = \"2s\"\n"+c.handoff, listen("web", address)))
+			a := distant(t, w, config(t, testkit.Target(c.server...), "[handoff]\n"+c.handoff, listen("web", address)))
 			targets := []load.Target{{Network: "tcp", Address: address}}
 			fresh := begun(t, load.Options{Targets: targets, Clients: 60, Dial: w.Dial, Timeout: 30 * time.Second})
 			slow := begun(t, load.Options{Targets: targets, Clients: 10, Kind: load.Slow, Dial: w.Dial, Timeout: 30 * time.Second})

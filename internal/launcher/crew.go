@@ -112,8 +112,8 @@ func (c *crew) keep() {
 				return
 			}
 			c.add()
-			quiet.Reset(pruneAfter)
 			write()
+			quiet.Reset(pruneAfter)
 		case <-quiet.C:
 			if c.prune() || missed {
 				write()

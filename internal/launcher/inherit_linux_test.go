@@ -320,3 +320,41 @@ func TestSignalsWaitUntilTheyWereActedOn(t *testing.T) {
 		t.Errorf("the same process's: %v", got)
 	}
 }
+
+// A list that could not be written is tried again, though nobody is started any more, and
+// what kept it from that is said once.
+func TestTheListOfWorkersIsTriedAgain(t *testing.T) {
+	testkit.Leaks(t)
+	home := filepath.Join(t.TempDir(), "run") // not there yet
+	worker := exec.Command("sleep", "600")
+	worker.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := worker.Start(); err != nil {
+		t.Fatal(err)
+	}
+	said := make(chan string, 10)
+	c := newCrew(filepath.Join(home, "web"+crewSuffix), nil, slog.New(slog.NewTextHandler(lines(said), nil)))
+	defer c.close()
+	defer func() {
+		_ = worker.Process.Kill() // it may have ended
+		_ = worker.Wait()
+	}()
+	c.started(worker.Process.Pid)
+	if text := <-said; !strings.Contains(text, "the list of workers is not kept") {
+		t.Errorf("said %q", text)
+	}
+	if err := os.Mkdir(home, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	testkit.Wait(t, func() bool {
+		left, err := Left(home, "web")
+		return err == nil && len(left) == 1 && left[0].PID == worker.Process.Pid
+	}, "it to be listed")
+	if len(said) > 0 {
+		t.Errorf("said %q besides", <-said)
+	}
+}
+
+// lines passes on what is written, a line at a time.
+type lines chan string
+
+func (l lines) Write(b []byte) (int, error) { l <- string(b); return len(b), nil }

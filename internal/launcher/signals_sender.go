@@ -20,10 +20,10 @@ import (
 // A sender that had ended, and been waited for, when its signal was read counts as an
 // operator, whose kill(1) is just as short-lived, if it was not a worker's main process
 // and nothing was heard of it while it lived: a worker's child that sends a signal and is
-// gone within some microseconds can end the launcher. So can a program that means to, by KILL, or with the pid of another
-// (sigqueue(3)). And of two equal signals at once the kernel keeps the first alone: one
-// of an operator's may have to be sent again while a worker sends without end. Only the
-// kernel keeps those out (process.Command, Confine).
+// gone within some microseconds can end the launcher. So can a program that means to, by
+// KILL, or with the pid of another (sigqueue(3)). And of two equal signals at once the
+// kernel keeps the first alone: one of an operator's may have to be sent again while a
+// worker sends without end. Only the kernel keeps those out (process.Command, Confine).
 type senders struct {
 	engine supervisor
 	// recent: a worker of that pid was started, or has ended, a short while ago.

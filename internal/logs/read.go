@@ -78,8 +78,8 @@ func (q *Query) match(r *Record) bool {
 }
 
 // Read shows what a query asks for, of several stores in the order of time. A record is
-// valid until show returns; an error of show ends it. flush is called whenever nothing
-// more is there to be shown for now.
+// valid until show returns; an error of show ends it. flush is called whenever all that is
+// there has been shown.
 func Read(ctx context.Context, q Query, show func(*Record) error, flush func() error) error {
 	if !q.Since.IsZero() {
 		q.since = stamp(q.Since)

@@ -350,7 +350,7 @@ func TestHalfARecordIsCountedAndGone(t *testing.T) {
 func TestADiskThatTakesNothingHoldsUpNobodyForLong(t *testing.T) {
 	leaks(t)
 	s, _ := openStore(t, StoreOptions{Directory: t.TempDir(), MaxSize: 1 << 30})
-	r, w, err := os.Pipe() // nobody reads from it for now
+	r, w, err := os.Pipe() // nobody reads from it at first
 	if err != nil {
 		t.Fatal(err)
 	}
