@@ -351,22 +351,28 @@ func TestAStartWhoseLauncherIsKilled(t *testing.T) {
 	testkit.Leaks(t)
 	h := newHouse(t)
 	cmd := h.command(words("web", testkit.Target("delay=5s")...)...)
-	var errs bytes.Buffer
-	cmd.Stderr = &errs
+	said, err := os.Create(filepath.Join(h.home, "said"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer said.Close() // read by its name
+	cmd.Stderr = said
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	list := filepath.Join(h.home, "run", "web.workers")
 	testkit.Wait(t, func() bool { _, err := os.Stat(list); return err == nil }, "its worker to be listed")
+	testkit.Wait(t, func() bool { return strings.Contains(contents(t, said.Name()), "web: starting, 0/1 ready") }, "what was told before")
 	pid, err := strconv.Atoi(strings.TrimSpace(contents(t, filepath.Join(h.home, "run", "web.lock"))))
 	if err != nil {
 		t.Fatal(err)
 	}
 	kill(t, pid)
 	_ = cmd.Wait() // its code follows
-	if code := cmd.ProcessState.ExitCode(); code != 1 || !strings.Contains(errs.String(), "the launcher ended with 137 before anything served") ||
-		!strings.Contains(errs.String(), "  | started pid ") || !strings.Contains(errs.String(), "baton.log") {
-		t.Errorf("exit code %d, %s", code, errs.String())
+	errs := contents(t, said.Name())
+	if code := cmd.ProcessState.ExitCode(); code != 1 || !strings.Contains(errs, "the launcher ended with 137 before anything served") ||
+		!strings.Contains(errs, "  | started pid ") || !strings.Contains(errs, "baton.log") {
+		t.Errorf("exit code %d, %s", code, errs)
 	}
 	if code, out, errs := h.baton("stop", "web", "--now"); code != 0 {
 		t.Errorf("stop of what it left: exit code %d, %s%s", code, out, errs)

@@ -75,7 +75,7 @@ func TestTwentyKillsOfTheLauncherLoseNothing(t *testing.T) {
 				none(t, "slow", slow.Stop(), 10)
 				boot.Do(t, "systemctl", "stop", webUnit)
 				if got := s.property("Result"); got != "success" {
-					t.Errorf("the result is %s", got)
+					t.Errorf("the result is %s: %s, %s", got, s.property("ExecMainStatus"), s.property("ExecStopPost"))
 				}
 			})
 		})

@@ -13,7 +13,8 @@
 //
 // Each function is a boot; what one leaves on the disk the next one finds. The machine
 // has /usr of this one, read-only, /etc, /var and all else its own and nearly empty, a
-// network of its own with loopback alone, a user joe who can log in, and baton by its name.
+// network of its own with loopback alone, control groups of its own, a user joe who can
+// log in, and baton by its name.
 //
 // The invariant: what fails or does not run inside fails outside, and no process, mount
 // or file is left of a machine. It never touches this machine's own systemd, and it

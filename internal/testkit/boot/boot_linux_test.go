@@ -122,6 +122,9 @@ func outsideFails(t *testing.T) {
 			t.Errorf("%s: left behind: %v, %v", kind, left, err)
 		}
 	}
+	if left, err := filepath.Glob(fmt.Sprintf("/sys/fs/cgroup/*/baton-%d-*", os.Getpid())); err != nil || len(left) > 0 {
+		t.Errorf("control groups left behind: %v, %v", left, err)
+	}
 	if now := mounts(t); now != before {
 		t.Errorf("mounts left behind:\n%s\nwas:\n%s", now, before)
 	}

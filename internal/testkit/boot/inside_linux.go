@@ -25,8 +25,8 @@ func inside(t *testing.T, part func(*testing.T)) {
 	t.Helper()
 	t.Cleanup(func() {
 		if t.Failed() {
-			journal, _ := Run(t, "journalctl", "--boot", "--no-pager", "--output=short-monotonic", "--lines=300")
-			t.Logf("the journal:\n%s", journal)
+			journal, _ := Run(t, "journalctl", "--boot", "--no-pager", "--output=short-monotonic", "--lines=300", "--reverse")
+			t.Logf("the journal, its last line first:\n%s", journal)
 		}
 	})
 	testkit.Wait(t, func() bool {

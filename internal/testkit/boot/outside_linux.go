@@ -135,13 +135,11 @@ func (m *machine) nspawn() (string, error) {
 	cmd.Stdout, cmd.Stderr = &console, &console
 	cmd.WaitDelay = 10 * time.Second
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	if m.Unified {
-		leave, err := m.unify(cmd)
-		if err != nil {
-			return "", err
-		}
-		defer leave()
+	leave, err := m.groups(cmd)
+	if err != nil {
+		return "", err
 	}
+	defer leave()
 	done := make(chan error, 1)
 	go func() { // ends with the machine
 		// The death signal is of the thread, which must not end before the machine.
@@ -149,7 +147,7 @@ func (m *machine) nspawn() (string, error) {
 		defer runtime.UnlockOSThread()
 		done <- cmd.Run()
 	}()
-	err := <-done
+	err = <-done
 	if ctx.Err() != nil {
 		err = fmt.Errorf("not within %v", m.Limit)
 	}
