@@ -1,11 +1,14 @@
 package handoff_test
 
 import (
+	"errors"
 	"net"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -16,6 +19,8 @@ import (
 	"baton/internal/event"
 	"baton/internal/load"
 	"baton/internal/testkit"
+
+	"golang.org/x/sys/unix"
 )
 
 // loaded asks for pages on both listeners until stopped: then none was lost.
@@ -110,6 +115,7 @@ func TestASuccessorFindsAWorkerInAnyState(t *testing.T) {
 	reload := func(r *realm) { r.ask(order{Do: "reload"}) }
 	late := filepath.Join(t.TempDir(), "late")
 	file := filepath.Join(t.TempDir(), "behaviour")
+	var closes func()
 	for moment, c := range map[machine.State]struct {
 		differ     func(*handoff.Plan) // of the first plan
 		behaviours []string
@@ -177,8 +183,12 @@ func TestASuccessorFindsAWorkerInAnyState(t *testing.T) {
 		},
 		machine.Quieting: {
 			differ: func(p *handoff.Plan) { p.Policy.DrainDelay = time.Second },
-			act:    reload,
+			act: func(r *realm) {
+				closes = r.halfOpen() // on the way, and waited for
+				reload(r)
+			},
 			after: func(t *testing.T, r *realm) {
+				closes()
 				began := r.due(t, machine.TimerQueue).Add(-r.plan.Policy.DrainTimeout)
 				if at := r.wait(event.Signalled, 1).Time; at.Before(began.Add(time.Second)) {
 					t.Errorf("signalled at %v, and new connections ended at %v", at, began)
@@ -233,6 +243,36 @@ func TestASuccessorFindsAWorkerInAnyState(t *testing.T) {
 			r.stop()
 		})
 	}
+}
+
+// halfOpen begins a handshake with who serves, whose answer is dropped. It ends some seconds
+// after closes, when the answer is sent again to nobody.
+func (r *realm) halfOpen() (closes func()) {
+	r.t.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	closes = sync.OnceFunc(func() { unix.Close(fd) }) // nothing was said
+	r.t.Cleanup(closes)
+	drop := unix.SockFprog{Len: 1, Filter: &unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K}}
+	if err := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &drop); err != nil {
+		r.t.Skipf("no handshake can be kept half open: %v", err) // it needs CAP_NET_ADMIN
+	}
+	for _, l := range r.report().Listeners {
+		port, ok := strings.CutPrefix(l.Address, "tcp://127.0.0.1:")
+		if !ok {
+			continue
+		}
+		number, err := strconv.Atoi(port)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		if err := unix.Connect(fd, &unix.SockaddrInet4{Port: number, Addr: [4]byte{127, 0, 0, 1}}); !errors.Is(err, unix.EINPROGRESS) {
+			r.t.Fatalf("connect: %v", err)
+		}
+	}
+	return closes
 }
 
 // due is when the timer of that kind that the last launcher had set is due.

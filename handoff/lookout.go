@@ -35,7 +35,9 @@ func (o *lookout) look(ctx context.Context) {
 	for _, l := range all {
 		// An error means that the kernel cannot say: then the drain delay and
 		// the queue are all there is to go by.
-		half[l], _ = l.HalfOpen()
+		if h, err := l.HalfOpen(); err == nil {
+			half[l] = h
+		}
 	}
 	deadline := time.Now().Add(o.patience)
 	stranded, empty := false, 0
@@ -61,7 +63,14 @@ func (o *lookout) look(ctx context.Context) {
 		if empty++; empty < 2 {
 			continue
 		}
-		if o.evict == nil || o.evict.done(slices.Concat(all, o.beside), o.slot) {
+		over, free := true, false
+		if o.evict != nil {
+			over, free = o.evict.done(slices.Concat(all, o.beside), o.slot)
+		}
+		if free {
+			o.rest(half)
+		}
+		if over {
 			o.post(machine.Quiet{Slot: machine.Slot(o.slot)})
 			return
 		}
@@ -77,6 +86,16 @@ func halfOpen(half map[*listener]socket.Handshakes) (open int) {
 		}
 	}
 	return open
+}
+
+// rest has the slot's sockets rest that nobody has, and to which no handshake leads that is
+// half open: one that ended later would be deaf for good.
+func (o *lookout) rest(half map[*listener]socket.Handshakes) {
+	for l, h := range half {
+		if n, err := l.Remaining(h); err == nil && n == 0 {
+			_ = l.Rest(o.slot) // it is closed, or hears as before: what it is for is rare
+		}
+	}
 }
 
 func (o *lookout) queued(listeners []*listener) (queued int) {
@@ -105,24 +124,24 @@ type eviction struct {
 // between fork and exec, which on a busy machine takes its time.
 const passing = 250 * time.Millisecond
 
-// done says whether nobody holds the slot any more, or another worker has come to
-// it. Workers of ours end by themselves, or are ended; others get the drain
+// done says whether the eviction is over: nobody holds the slot any more, which is free
+// then, or another worker has come to it. Workers of ours end by themselves, or are ended; others get the drain
 // signal, and KILL when they do not obey it. Those on other slots that are one with
 // it may stay.
-func (e *eviction) done(listeners []*listener, slot int) bool {
+func (e *eviction) done(listeners []*listener, slot int) (over, free bool) {
 	inodes, others := e.sockets(listeners, slot)
 	holders, err := process.Holders(inodes)
 	ours, came := e.on.on(machine.Slot(slot), e.before)
 	siblings, starting := e.on.beside(others)
 	switch {
 	case came: // asked after the look: it may be among the holders
-		return true
+		return true, false
 	case err != nil && len(ours) == 0: // nobody ever got it
-		return true
+		return true, true
 	case err != nil: // no descriptor to look with: later
-		return false
+		return false, false
 	case starting: // which of the holders it is cannot be told yet
-		return false
+		return false, false
 	}
 	among := func(all []*process.Process, pid int) bool {
 		return slices.ContainsFunc(all, func(p *process.Process) bool { return p.Contains(pid) })
@@ -144,7 +163,7 @@ func (e *eviction) done(listeners []*listener, slot int) bool {
 		}
 	}
 	e.seen = seen // without those that let go
-	return left == 0
+	return left == 0, left == 0
 }
 
 // sockets are the slot's, and the other slots that are one with it on some listener.

@@ -266,7 +266,7 @@ func TestWhoIsLeftOfAGroupStillCounts(t *testing.T) {
 
 // Processes come and go all the time: no look may fail for it.
 func TestProcessesThatEndInBetweenAreNoError(t *testing.T) {
-	p := start(t, resolve(t, Command{Exec: []string{"sh", "-c", "while :; do /bin/true & /bin/true; wait; done"}}))
+	p := start(t, resolve(t, Command{Exec: []string{"sh", "-c", "while :; do sleep 0.05 & /bin/true & /bin/true; wait; done"}}))
 	seen := 0
 	begin := time.Now()
 	for looks := 0; looks < 300 || seen < 2 && time.Since(begin) < 10*time.Second; looks++ {

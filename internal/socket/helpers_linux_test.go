@@ -35,6 +35,8 @@ func steeredWith(t *testing.T, address string, n int, o Options) *steered {
 	}
 	for slot := range n {
 		must(t, g.Reserve(slot))
+		_, err := g.FD(slot) // as for a worker: it does not rest
+		must(t, err)
 	}
 	return g
 }

@@ -23,7 +23,7 @@ func (b *base) state(mode Mode, o Options) State {
 
 func (m *member) state() Socket {
 	return Socket{
-		Number: m.number, Inode: m.inode, Backlog: m.backlog, Refused: m.refused,
+		Number: m.number, Inode: m.inode, Backlog: m.backlog, Refused: m.refused, Resting: m.resting,
 		Left: slices.Clone(m.left), Foreign: m.foreign,
 	}
 }
@@ -152,7 +152,7 @@ func recognize(fd int, s Socket, at endpoint) (*member, error) {
 	}
 	return &member{
 		fd: fd, number: s.Number, inode: inode, slot: slot,
-		backlog: s.Backlog, refused: s.Refused, left: s.Left, foreign: s.Foreign,
+		backlog: s.Backlog, refused: s.Refused, resting: s.Resting, left: s.Left, foreign: s.Foreign,
 	}, nil
 }
 
@@ -270,7 +270,7 @@ func (g *steered) substituteAll(lost []Socket) error {
 }
 
 // rehear undoes what a launcher that ended in the middle of something left on a
-// member: guards are deaf, and no others.
+// member: guards are deaf, and what rests, and no others.
 func (g *steered) rehear(m *member) error {
 	if ok, err := g.healthy(m); err != nil || !ok {
 		return err
@@ -280,7 +280,7 @@ func (g *steered) rehear(m *member) error {
 			return err
 		}
 	}
-	if m.guard() {
+	if m.guard() || m.resting {
 		return g.at.deafen(m.fd)
 	}
 	return g.at.undeafen(m.fd)

@@ -252,6 +252,17 @@ type Listener interface {
 	// Inode is the socket's number as /proc/PID/fd and sock_diag show it. It
 	// changes when a broken socket is replaced.
 	Inode(slot int) (uint64, error)
+	// Rest says that the launcher alone has the slot's socket, that nothing is queued or
+	// half open on it, and that nobody is to reach it before FD gives it to a worker,
+	// Steer names it, or something probes it. Until then it is deaf as a guard is. A new slot
+	// begins so. It changes
+	// nothing for a slot that is steered to or united with others, nor in shared mode,
+	// for a unix or udp socket, or for one that systemd has too.
+	//
+	// When a launcher is killed whose sockets nobody keeps, the group shrinks while its
+	// program stays, and the kernel chooses by chance whenever that names an index which is
+	// not there any more: connections that came to such a socket would be reset.
+	Rest(slot int) error
 	// Steer sends every connection that begins after it returns to the slots of
 	// table (at least one), by their weights. The slots must be reserved. On a unix
 	// socket, slots that are not united take turns of a fraction of a second, as long as

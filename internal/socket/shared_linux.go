@@ -157,6 +157,9 @@ func (l *shared) Reserve(slot int) error {
 	})
 }
 
+// Rest changes nothing: whoever serves has the socket.
+func (l *shared) Rest(int) error { return nil }
+
 // hear takes back refuse.
 func (l *shared) hear(fd int) error {
 	return errors.Join(detachFilter(fd), l.at.hear(fd))

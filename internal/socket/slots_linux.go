@@ -100,9 +100,12 @@ func (g *steered) Number(slot int) (int, error) {
 	return fd, err
 }
 
-// handOver makes O_NONBLOCK what the workers are to find, whatever the slot's
+// handOver makes the socket what the workers are to find, whatever the slot's
 // last one left.
 func (g *steered) handOver(m *member) error {
+	if err := g.wake(m); err != nil {
+		return err
+	}
 	if err := unix.SetNonblock(m.fd, g.o.NonBlocking); err != nil {
 		return fmt.Errorf("set O_NONBLOCK: %w", err)
 	}
@@ -168,6 +171,19 @@ func (g *steered) Refuse(slots ...int) error {
 	return err
 }
 
+func (g *steered) Rest(slot int) error {
+	return g.with(slot, "rest", func(m *member) error {
+		if !g.at.stream || m.resting || m.foreign != nil || g.inTable(m) || len(having(g.slots, m)) > 1 {
+			return nil
+		}
+		if err := g.at.deafen(m.fd); err != nil {
+			return err
+		}
+		m.resting = true
+		return nil
+	})
+}
+
 // Steer puts the table in force even where something else could not be put
 // right, and reports that all the same.
 func (g *steered) Steer(table []Share) error {
@@ -176,6 +192,11 @@ func (g *steered) Steer(table []Share) error {
 			return err
 		}
 		g.table = append([]Share(nil), table...)
+		for _, share := range table {
+			if err := g.wake(g.slots[share.Slot]); err != nil {
+				return errors.Join(err, g.attach())
+			}
+		}
 		if err := g.maintain(); err != nil {
 			return errors.Join(err, g.attach())
 		}
@@ -309,9 +330,12 @@ func (g *steered) hold() (let func(), ok bool) {
 // isolate sends what comes from from to the slot until release, and returns the
 // slot's member.
 func (g *steered) isolate(slot int, from netip.AddrPort, force func() error) (m *member, err error) {
-	err = g.with(slot, "probe", func(*member) error {
+	err = g.with(slot, "probe", func(resting *member) error {
 		g.isolated[from] = slot
-		err := force()
+		err := g.wake(resting)
+		if err == nil {
+			err = force()
+		}
 		if err != nil {
 			delete(g.isolated, from)
 		}

@@ -53,6 +53,7 @@ type Socket struct {
 	Slots   []int  `json:"slots,omitempty"` // those that have it; none for a guard
 	Backlog int    `json:"backlog,omitempty"`
 	Refused bool   `json:"refused,omitempty"`
+	Resting bool   `json:"resting,omitempty"` // Listener.Rest
 	// Left are the ends of connections of the launcher's own that may still be queued.
 	Left []netip.AddrPort `json:"left,omitempty"`
 	// Foreign is a socket that is systemd's: it is not closed for good with the listener,

@@ -59,6 +59,7 @@ type member struct {
 	slot    int              // the first of those that have it, or notSlot
 	backlog int              // as the kernel took it
 	refused bool             // its slots are
+	resting bool             // it is a slot's that nobody has, and deaf
 	foreign *Foreign         // systemd's, who has it too; nil for one of our own making
 	left    []netip.AddrPort // connections of probes that may still be queued
 }
@@ -217,19 +218,36 @@ func (g *steered) join() error {
 	return nil
 }
 
-// assign makes a guard the socket of the slots.
+// assign makes a guard the socket of the slots, which rests unless it is steered to.
 func (g *steered) assign(m *member, slots ...int) error {
-	if err := g.at.hear(m.fd); err != nil {
-		return err
+	if err := unix.SetNonblock(m.fd, g.o.NonBlocking); err != nil {
+		return fmt.Errorf("set O_NONBLOCK: %w", err)
 	}
-	if err := g.handOver(m); err != nil {
-		return err
-	}
-	m.slot = slots[0]
+	m.slot, m.resting = slots[0], true // as a guard it was deaf
 	for _, slot := range slots {
 		g.slots[slot] = m
 	}
+	if g.inTable(m) || !g.at.stream {
+		return g.wake(m)
+	}
 	return nil
+}
+
+// wake ends a rest.
+func (g *steered) wake(m *member) error {
+	if !m.resting {
+		return nil
+	}
+	if err := g.at.hear(m.fd); err != nil {
+		return err
+	}
+	m.resting = false
+	return nil
+}
+
+// inTable tells whether the table leads to the member, refused or not.
+func (g *steered) inTable(m *member) bool {
+	return slices.ContainsFunc(g.table, func(s Share) bool { return g.slots[s.Slot] == m })
 }
 
 // guardsMissing is how many must still join: behind the last member that workers

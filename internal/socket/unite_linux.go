@@ -115,7 +115,7 @@ func (g *steered) settleUnited(m *member) error {
 		m.slot = numbers[0]
 		return nil
 	}
-	m.slot, m.refused = notSlot, false
+	m.slot, m.refused, m.resting = notSlot, false, false
 	return g.at.deafen(m.fd)
 }
 

@@ -417,6 +417,9 @@ func (l *unixListener) whereIs(s *unixSlot) (directory int, name string, ok bool
 	return -1, "", false
 }
 
+// Rest changes nothing: a name leads to one socket, and to no other by chance.
+func (l *unixListener) Rest(int) error { return nil }
+
 // Refuse takes the path away if it leads to one of the slots and no other has a turn:
 // a new client is told at once that there is no such file.
 func (l *unixListener) Refuse(numbers ...int) error {
