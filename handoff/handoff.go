@@ -104,6 +104,10 @@ type Options struct {
 	Given func(l ListenerPlan, all []ListenerPlan, open func(key string) bool) (fd int, err error)
 	// Output opens the output of a worker.
 	Output func(generation, index int) (Output, error)
+	// Listed, which may be nil, is told the pid of a worker that is being started, on a
+	// goroutine of its own, before it is: what is not listed anywhere when this process
+	// is killed does not begin to run.
+	Listed func(pid int)
 	// Observe receives every event, in order, on the goroutine of Run. It must
 	// not block nor call the Supervisor.
 	Observe func(event.Event)

@@ -109,7 +109,7 @@ func sameProgram(a, b *generation) bool {
 func (s *Supervisor) spec(g *generation, w *worker) (process.Spec, error) {
 	// Nothing to read: the launcher's own standard input may be a terminal, which
 	// a process group in the background cannot read.
-	spec := process.Spec{Release: g.program, Stdin: -1}
+	spec := process.Spec{Release: g.program, Stdin: -1, Listed: s.opts.Listed}
 	var socks []protocol.Socket
 	for i, l := range g.listeners {
 		if err := s.reserve(g, l, w); err != nil {

@@ -40,7 +40,8 @@ type crew struct {
 	done chan struct{}
 
 	mu     sync.Mutex
-	fresh  []int // started, not looked at yet
+	fresh  []int           // being started, not looked at yet
+	asking []chan struct{} // to be closed when those were
 	marks  []process.Mark
 	closed bool
 }
@@ -53,18 +54,21 @@ func newCrew(path string, over []process.Mark, log *slog.Logger) *crew {
 	return c
 }
 
-// started notes a worker. It waits for nobody.
-func (c *crew) started(pid int) {
+// list notes a worker that is being started, and returns when it is in the file, or cannot be.
+func (c *crew) list(pid int) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	if c.closed || c.path == "" {
+		c.mu.Unlock()
 		return
 	}
-	c.fresh = append(c.fresh, pid)
+	done := make(chan struct{})
+	c.fresh, c.asking = append(c.fresh, pid), append(c.asking, done)
 	select {
 	case c.kick <- struct{}{}:
 	default: // told already
 	}
+	c.mu.Unlock()
+	<-done // what was kicked is done also after close
 }
 
 // close takes the file away: the workers have ended. If somebody who is listed lives on, as
@@ -111,8 +115,11 @@ func (c *crew) keep() {
 			if !open {
 				return
 			}
-			c.add()
+			asking := c.add()
 			write()
+			for _, done := range asking {
+				close(done)
+			}
 			quiet.Reset(pruneAfter)
 		case <-quiet.C:
 			if c.prune() || missed {
@@ -125,11 +132,12 @@ func (c *crew) keep() {
 const pruneAfter = time.Second
 
 // add takes in those who were started. Only a child of this process that leads its group is
-// a worker: a number that is another's by now never is.
-func (c *crew) add() {
+// a worker: a number that is another's by now never is. Who asked for it waits for the write.
+func (c *crew) add() (asking []chan struct{}) {
 	c.mu.Lock()
 	pids := c.fresh
-	c.fresh = nil
+	asking = c.asking
+	c.fresh, c.asking = nil, nil
 	c.mu.Unlock()
 	self := os.Getpid()
 	for _, pid := range pids {
@@ -137,6 +145,7 @@ func (c *crew) add() {
 			c.marks = append(slices.DeleteFunc(c.marks, func(old process.Mark) bool { return old.PID == pid }), m)
 		}
 	}
+	return asking
 }
 
 // prune leaves out who has ended with all of his group, and says whether there was one.

@@ -272,7 +272,7 @@ func TestTheListOfWorkersHasThoseThatWereTakenOver(t *testing.T) {
 		_ = next.Process.Kill() // likewise
 		_ = next.Wait()
 	}()
-	c.started(next.Process.Pid)
+	c.list(next.Process.Pid)
 	testkit.Wait(t, func() bool {
 		left, err := Left(home, "web")
 		return err == nil && len(left) == 2
@@ -338,7 +338,7 @@ func TestTheListOfWorkersIsTriedAgain(t *testing.T) {
 		_ = worker.Process.Kill() // it may have ended
 		_ = worker.Wait()
 	}()
-	c.started(worker.Process.Pid)
+	c.list(worker.Process.Pid)
 	if text := <-said; !strings.Contains(text, "the list of workers is not kept") {
 		t.Errorf("said %q", text)
 	}

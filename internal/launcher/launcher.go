@@ -144,12 +144,12 @@ func (r *parts) engine(ctx context.Context) error {
 			keeper.close()
 		}
 	}()
-	h := &hearers{parts: r, events: events, configs: c, beside: newBeside(r.first, log), crew: crew}
+	h := &hearers{parts: r, events: events, configs: c, beside: newBeside(r.first, log)}
 	s := before.supervisor(r.manager.wire(handoff.Options{
 		Name: r.first.Name, Version: o.Version,
 		Load: c.load, Given: r.given.give, Output: r.out.worker,
 		Keep: keeper.keep, ResumeOutput: r.out.resume, Origin: originOf,
-		Observe: h.observe, Applied: h.applied, Unit: r.unit, Log: log,
+		Listed: crew.list, Observe: h.observe, Applied: h.applied, Unit: r.unit, Log: log,
 	}), events, func() { r.clear(nil) })
 	if before.state != nil { // else it begins anew, and counts from 1
 		r.manager.asked = int(before.state.Engine.LastRequest) // these were told
@@ -188,7 +188,6 @@ type hearers struct {
 	configs *configs
 	beside  *beside
 	pidOne  *first
-	crew    *crew
 	serves  *config.Config // of a generation that is about to be said to serve; nil: of none
 }
 
@@ -211,7 +210,6 @@ func (h *hearers) observe(e event.Event) {
 	switch e.Kind {
 	case event.Started:
 		h.caught.worker(e.PID)
-		h.crew.started(e.PID)
 	case event.Exited:
 		h.caught.worker(e.PID)
 	}

@@ -118,6 +118,9 @@ type Spec struct {
 	// Group is the cgroup.procs of the control group that it runs in, itself and all that
 	// it starts; "": the launcher's own.
 	Group string
+	// Listed, which may be nil, is told the pid before anything of the target is done:
+	// when this process ends before it has returned, so does that.
+	Listed func(pid int)
 	// Stdin, Stdout and Stderr are descriptors of the launcher; -1 is /dev/null.
 	Stdin, Stdout, Stderr int
 }

@@ -58,6 +58,17 @@ var targets = map[string]func(args []string){
 		code, _ := strconv.Atoi(args[0])
 		syscall.Exit(code)
 	},
+	// Is a launcher that never comes to list the process that it starts.
+	"lists": func([]string) {
+		r, err := Resolve(Command{Exec: []string{"sleep", "600"}})
+		if err != nil {
+			panic(err)
+		}
+		_, _ = Start(context.Background(), Spec{Release: r, Stdin: -1, Stdout: -1, Stderr: 2, Listed: func(pid int) {
+			fmt.Println(pid)
+			select {} // until it is killed
+		}})
+	},
 	"view": func([]string) {
 		b, err := json.Marshal(look())
 		if err != nil {

@@ -45,6 +45,7 @@ const (
 	controlExe    = iota // O_PATH; first, because a script run by descriptor keeps it
 	controlStatus        // write end; closes on exec
 	controlOrder         // memfd
+	controlLeave         // read end: something, or the end when the launcher has ended
 	controlDir           // O_PATH, or closed
 	controlCount
 )
@@ -90,6 +91,9 @@ func become(first int) (string, syscall.Errno) {
 		unix.CloseOnExec(fd) // one that is not open stays so
 	}
 	closeFrom(first + controlCount)
+	if !allowed(first + controlLeave) {
+		syscall.Exit(127) // nobody asks any more
+	}
 	var o order
 	if err := readOrder(first+controlOrder, &o); err != nil {
 		return "read the orders", errnoOf(err)
@@ -113,6 +117,16 @@ func become(first int) (string, syscall.Errno) {
 	op, errno := t.exec(first+controlExe, &o)
 	refuse(first+controlStatus, t.report, op, errno)
 	return op, errno // not reached
+}
+
+// allowed waits until the launcher lets this process go on, or has ended.
+func allowed(fd int) bool {
+	for {
+		n, err := unix.Read(fd, make([]byte, 1))
+		if err != unix.EINTR {
+			return n == 1
+		}
+	}
 }
 
 func readOrder(fd int, o *order) error {

@@ -364,29 +364,42 @@ func TestTheHiddenCommandIsOfNoUseByHand(t *testing.T) {
 
 func TestAShimThatDiesIsNotTakenForAStart(t *testing.T) {
 	r := resolve(t, Command{Exec: []string{"/bin/true"}})
-	spec := Spec{Release: r, Env: r.Env(), Stdin: -1, Stdout: -1, Stderr: 2}
-	for range 100 {
-		p, report, err := fork(spec)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := p.Kill(); err != nil {
-			t.Fatal(err)
-		}
-		said, err := io.ReadAll(report)
-		report.Close()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if len(said) > 0 {
-			<-p.Done()
-			continue // for once it was faster than the signal
-		}
-		want := "exec /bin/true: the shim ended before it: signal: killed"
-		if err := r.verdict(said, p); err == nil || err.Error() != want {
-			t.Errorf("%v, want %s", err, want)
-		}
-		return
+	p, report, leave, err := fork(Spec{Release: r, Env: r.Env(), Stdin: -1, Stdout: -1, Stderr: 2})
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Error("the shim was faster than the signal 100 times")
+	defer leave.Close() // nothing was written: it waits
+	if err := p.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	said, err := io.ReadAll(report)
+	report.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := "exec /bin/true: the shim ended before it: signal: killed"
+	if err := r.verdict(said, p); err == nil || err.Error() != want {
+		t.Errorf("%v, want %s", err, want)
+	}
+}
+
+// A launcher that is killed before it has listed a process takes that along.
+func TestWhatIsNotListedDoesNotBegin(t *testing.T) {
+	launcher := start(t, resolve(t, target(t, "lists")))
+	pid := launcher.number(t)
+	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	if err != nil || !strings.Contains(string(line), hidden) {
+		t.Errorf("before it is listed %d is %q, %v", pid, line, err)
+	}
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)                                            // only looked at
+	if err := unix.Kill(launcher.PID(), unix.SIGKILL); err != nil { // not its group
+		t.Fatal(err)
+	}
+	if n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 60_000); n != 1 {
+		t.Errorf("it lives on: %v", err)
+	}
 }

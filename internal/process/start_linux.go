@@ -31,11 +31,16 @@ func Start(ctx context.Context, s Spec) (*Process, error) {
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	p, report, err := fork(s)
+	p, report, leave, err := fork(s)
 	if err != nil {
 		return nil, err
 	}
 	defer report.Close() // read only
+	if s.Listed != nil {
+		s.Listed(p.PID())
+	}
+	_, _ = leave.Write([]byte{0}) // a shim that is gone is seen below
+	leave.Close()                 // it was written to
 	stop := context.AfterFunc(ctx, func() {
 		_ = p.Kill() // gone already is as good
 	})
@@ -53,13 +58,14 @@ func Start(ctx context.Context, s Spec) (*Process, error) {
 	return p, nil
 }
 
-// fork runs the shim. report is the read end of its status pipe.
-func fork(s Spec) (p *Process, report *os.File, err error) {
+// fork runs the shim. report is the read end of its status pipe; it does nothing before
+// something is written to leave, and ends with that.
+func fork(s Spec) (p *Process, report, leave *os.File, err error) {
 	r := s.Release
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	if r.exeFD < 0 {
-		return nil, nil, fmt.Errorf("exec %s: the release is closed", r.path)
+		return nil, nil, nil, fmt.Errorf("exec %s: the release is closed", r.path)
 	}
 	var opened []int
 	defer func() {
@@ -69,17 +75,29 @@ func fork(s Spec) (p *Process, report *os.File, err error) {
 	}()
 	orders, err := r.orders(s)
 	if err != nil {
-		return nil, nil, fmt.Errorf("exec %s: orders: %w", r.path, err)
+		return nil, nil, nil, fmt.Errorf("exec %s: orders: %w", r.path, err)
 	}
 	opened = append(opened, orders)
-	var status [2]int
+	var status, start [2]int
+	if err := unix.Pipe2(start[:], unix.O_CLOEXEC); err != nil {
+		return nil, nil, nil, fmt.Errorf("exec %s: pipe: %w", r.path, err)
+	}
+	opened = append(opened, start[0])
+	leave = os.NewFile(uintptr(start[1]), "start pipe")
 	if err := unix.Pipe2(status[:], unix.O_CLOEXEC); err != nil {
-		return nil, nil, fmt.Errorf("exec %s: pipe: %w", r.path, err)
+		leave.Close() // nothing was written
+		return nil, nil, nil, fmt.Errorf("exec %s: pipe: %w", r.path, err)
 	}
 	opened = append(opened, status[1])
 	// Non-blocking is the read end alone, so that a goroutine waits and not a thread.
 	_ = unix.SetNonblock(status[0], true) // without it a thread waits
 	report = os.NewFile(uintptr(status[0]), "status pipe")
+	defer func() {
+		if err != nil {
+			report.Close() // read only
+			leave.Close()  // nothing was written
+		}
+	}()
 
 	std := [3]int{s.Stdin, s.Stdout, s.Stderr}
 	for i, fd := range std {
@@ -87,16 +105,14 @@ func fork(s Spec) (p *Process, report *os.File, err error) {
 			continue
 		}
 		if std[i], err = unix.Open(os.DevNull, unix.O_RDWR|unix.O_CLOEXEC, 0); err != nil {
-			report.Close() // read only
-			return nil, nil, fmt.Errorf("open %s: %w", os.DevNull, err)
+			return nil, nil, nil, fmt.Errorf("open %s: %w", os.DevNull, err)
 		}
 		opened = append(opened, std[i])
 	}
-	if p, err = spawn(std, s.Files, r.exeFD, status[1], orders, r.wdFD); err != nil {
-		report.Close() // read only
-		return nil, nil, fmt.Errorf("fork for %s: %w", r.path, err)
+	if p, err = spawn(std, s.Files, r.exeFD, status[1], orders, start[0], r.wdFD); err != nil {
+		return nil, nil, nil, fmt.Errorf("fork for %s: %w", r.path, err)
 	}
-	return p, report, nil
+	return p, report, leave, nil
 }
 
 // spawn forks and execs the launcher's own binary with these descriptors at

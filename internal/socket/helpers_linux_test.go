@@ -35,8 +35,7 @@ func steeredWith(t *testing.T, address string, n int, o Options) *steered {
 	}
 	for slot := range n {
 		must(t, g.Reserve(slot))
-		_, err := g.FD(slot) // as for a worker: it does not rest
-		must(t, err)
+		must(t, g.with(slot, "wake", g.wake)) // as if a worker had it that was probed
 	}
 	return g
 }

@@ -253,9 +253,9 @@ type Listener interface {
 	// changes when a broken socket is replaced.
 	Inode(slot int) (uint64, error)
 	// Rest says that the launcher alone has the slot's socket, that nothing is queued or
-	// half open on it, and that nobody is to reach it before FD gives it to a worker,
-	// Steer names it, or something probes it. Until then it is deaf as a guard is. A new slot
-	// begins so. It changes
+	// half open on it, and that nobody is to reach it before Steer names it or something
+	// probes it, which its next worker is there for. Until then it is deaf as a guard is. A
+	// new slot begins so. It changes
 	// nothing for a slot that is steered to or united with others, nor in shared mode,
 	// for a unix or udp socket, or for one that systemd has too.
 	//

@@ -100,12 +100,9 @@ func (g *steered) Number(slot int) (int, error) {
 	return fd, err
 }
 
-// handOver makes the socket what the workers are to find, whatever the slot's
+// handOver makes O_NONBLOCK what the workers are to find, whatever the slot's
 // last one left.
 func (g *steered) handOver(m *member) error {
-	if err := g.wake(m); err != nil {
-		return err
-	}
 	if err := unix.SetNonblock(m.fd, g.o.NonBlocking); err != nil {
 		return fmt.Errorf("set O_NONBLOCK: %w", err)
 	}

@@ -220,8 +220,8 @@ func (g *steered) join() error {
 
 // assign makes a guard the socket of the slots, which rests unless it is steered to.
 func (g *steered) assign(m *member, slots ...int) error {
-	if err := unix.SetNonblock(m.fd, g.o.NonBlocking); err != nil {
-		return fmt.Errorf("set O_NONBLOCK: %w", err)
+	if err := g.handOver(m); err != nil {
+		return err
 	}
 	m.slot, m.resting = slots[0], true // as a guard it was deaf
 	for _, slot := range slots {

@@ -85,9 +85,10 @@ func (g *steered) unite(numbers []int) error {
 		if one, err = g.spareGuard(); err != nil {
 			return err
 		}
-		if err := g.at.hear(one.fd); err != nil {
-			return err
-		}
+		one.resting = true // until it is, as is said below, no guard any more
+	}
+	if err := g.wake(one); err != nil {
+		return err
 	}
 	if len(g.steeredBy(one)) == 0 || !joins(g.slots, numbers, one) { // nobody runs on it whose flag it is
 		if err := g.handOver(one); err != nil {
