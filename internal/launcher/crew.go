@@ -21,7 +21,8 @@ import (
 // A launcher that is killed leaves its workers: they serve what they have, and who
 // takes up the name next would share their port with them. So each launcher keeps the
 // marks of its workers in a file beside its socket, and the next one of the name ends
-// what is left of those.
+// what is left of those. A worker does not begin before it is listed: one that nobody knew
+// would have its sockets for ever.
 
 // crewSuffix of that file.
 const crewSuffix = ".workers"
