@@ -125,9 +125,9 @@ type eviction struct {
 const passing = 250 * time.Millisecond
 
 // done says whether the eviction is over: nobody holds the slot any more, which is free
-// then, or another worker has come to it. Workers of ours end by themselves, or are ended; others get the drain
-// signal, and KILL when they do not obey it. Those on other slots that are one with
-// it may stay.
+// then, or another worker has come to it. Workers of ours end by themselves, or are
+// ended; others get the drain signal, and KILL when they do not obey it. Those on other
+// slots that are one with it may stay.
 func (e *eviction) done(listeners []*listener, slot int) (over, free bool) {
 	inodes, others := e.sockets(listeners, slot)
 	holders, err := process.Holders(inodes)

@@ -255,9 +255,8 @@ type Listener interface {
 	// Rest says that the launcher alone has the slot's socket, that nothing is queued or
 	// half open on it, and that nobody is to reach it before Steer names it or something
 	// probes it, which its next worker is there for. Until then it is deaf as a guard is. A
-	// new slot begins so. It changes
-	// nothing for a slot that is steered to or united with others, nor in shared mode,
-	// for a unix or udp socket, or for one that systemd has too.
+	// new slot begins so. It changes nothing for a slot that is steered to or united with
+	// others, nor in shared mode, for a unix or udp socket, or for one that systemd has too.
 	//
 	// When a launcher is killed whose sockets nobody keeps, the group shrinks while its
 	// program stays, and the kernel chooses by chance whenever that names an index which is
