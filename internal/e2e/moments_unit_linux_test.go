@@ -30,7 +30,8 @@ func TestKillsUnderSystemdAtAnyMoment(t *testing.T) {
 					return false
 				}
 				r = s.report()
-				return r.State == event.StateServing && len(r.Generations) == 1 && len(pids(r)) >= 1 && !slices.Contains(pids(r), 0)
+				return r.State == event.StateServing && len(r.Generations) == 1 && len(r.Generations[0].Workers) >= 1 &&
+					!slices.ContainsFunc(r.Generations[0].Workers, func(w event.Worker) bool { return w.State != "ready" })
 			}, "it to settle")
 			return r
 		}
