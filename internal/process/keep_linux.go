@@ -264,12 +264,13 @@ func (p *Process) howItEnded(file *os.File, raw interface {
 	info := unix.PidfdInfo{Mask: unix.PIDFD_INFO_EXIT}
 	known := false
 	ask := func(fd uintptr) bool {
+		waited := polled(int(fd), unix.POLLHUP) // before it is asked: then it tells, or never does
 		info.Mask = unix.PIDFD_INFO_EXIT
 		err := unix.IoctlPidfdInfo(int(fd), &info)
 		if known = err == nil && info.Mask&unix.PIDFD_INFO_EXIT != 0; known {
 			return true
 		}
-		return polled(int(fd), unix.POLLHUP) // waited for, and not told
+		return waited
 	}
 	_ = file.SetReadDeadline(time.Now().Add(reapTime)) // it can be polled, so it has deadlines
 	if err := raw.Read(ask); err != nil || !known {
