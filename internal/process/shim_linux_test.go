@@ -2,12 +2,14 @@ package process
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"os/signal"
 	"os/user"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -380,6 +382,23 @@ func TestAShimThatDiesIsNotTakenForAStart(t *testing.T) {
 	want := "exec /bin/true: the shim ended before it: signal: killed"
 	if err := r.verdict(said, p); err == nil || err.Error() != want {
 		t.Errorf("%v, want %s", err, want)
+	}
+}
+
+// A start that fails, as when there are no processes or descriptors left, leaves none of
+// its own.
+func TestAForkThatFailsLeavesNoDescriptor(t *testing.T) {
+	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // which would close what was forgotten
+	r := resolve(t, Command{Exec: []string{"/bin/true"}})
+	before := len(look().FDs)
+	for range 10 {
+		_, _, _, err := fork(Spec{Release: r, Env: r.Env(), Stdin: -1, Stdout: -1, Stderr: 2, Files: []int{1 << 20}})
+		if !errors.Is(err, unix.EBADF) {
+			t.Fatalf("with a descriptor that is none: %v", err)
+		}
+	}
+	if now := len(look().FDs); now > before {
+		t.Errorf("%d descriptors, before it %d", now, before)
 	}
 }
 

@@ -83,19 +83,19 @@ func fork(s Spec) (p *Process, report, leave *os.File, err error) {
 		return nil, nil, nil, fmt.Errorf("exec %s: pipe: %w", r.path, err)
 	}
 	opened = append(opened, start[0])
-	leave = os.NewFile(uintptr(start[1]), "start pipe")
+	lets := os.NewFile(uintptr(start[1]), "start pipe")
 	if err := unix.Pipe2(status[:], unix.O_CLOEXEC); err != nil {
-		leave.Close() // nothing was written
+		lets.Close() // nothing was written
 		return nil, nil, nil, fmt.Errorf("exec %s: pipe: %w", r.path, err)
 	}
 	opened = append(opened, status[1])
 	// Non-blocking is the read end alone, so that a goroutine waits and not a thread.
 	_ = unix.SetNonblock(status[0], true) // without it a thread waits
-	report = os.NewFile(uintptr(status[0]), "status pipe")
+	says := os.NewFile(uintptr(status[0]), "status pipe")
 	defer func() {
-		if err != nil {
-			report.Close() // read only
-			leave.Close()  // nothing was written
+		if err != nil { // then report and leave are nil
+			says.Close() // read only
+			lets.Close() // nothing was written
 		}
 	}()
 
@@ -112,7 +112,7 @@ func fork(s Spec) (p *Process, report, leave *os.File, err error) {
 	if p, err = spawn(std, s.Files, r.exeFD, status[1], orders, start[0], r.wdFD); err != nil {
 		return nil, nil, nil, fmt.Errorf("fork for %s: %w", r.path, err)
 	}
-	return p, report, leave, nil
+	return p, says, lets, nil
 }
 
 // spawn forks and execs the launcher's own binary with these descriptors at
