@@ -272,11 +272,10 @@ func TestTheListOfWorkersHasThoseThatWereTakenOver(t *testing.T) {
 		_ = next.Process.Kill() // likewise
 		_ = next.Wait()
 	}()
-	c.list(next.Process.Pid)
-	testkit.Wait(t, func() bool {
-		left, err := Left(home, "web")
-		return err == nil && len(left) == 2
-	}, "both to be listed")
+	c.list(next.Process.Pid) // and it is
+	if left, err := Left(home, "web"); err != nil || len(left) != 2 {
+		t.Errorf("listed: %v, %v", left, err)
+	}
 	by := Ending{Spared: []process.Mark{mark}}
 	if left, err := by.left(home, "web"); err != nil || len(left) != 1 || left[0].PID != next.Process.Pid {
 		t.Errorf("to be ended: %v, %v", left, err)

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"os/user"
+	"path/filepath"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -406,19 +407,26 @@ func TestAForkThatFailsLeavesNoDescriptor(t *testing.T) {
 func TestWhatIsNotListedDoesNotBegin(t *testing.T) {
 	launcher := start(t, resolve(t, target(t, "lists")))
 	pid := launcher.number(t)
-	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	if err != nil || !strings.Contains(string(line), hidden) {
-		t.Errorf("before it is listed %d is %q, %v", pid, line, err)
-	}
+	reads := fmt.Sprintf("%d 0x%x ", unix.SYS_READ, 3+controlLeave)
+	eventually(t, "it waits for that, or is something else", func() bool {
+		line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		if err != nil || !strings.Contains(string(line), hidden) {
+			t.Fatalf("before it is listed %d is %q, %v", pid, line, err)
+		}
+		threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/syscall", pid))
+		return slices.ContainsFunc(threads, func(file string) bool {
+			text, _ := os.ReadFile(file) // a thread that has ended does not wait
+			return strings.HasPrefix(string(text), reads)
+		})
+	})
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Close(fd)                                            // only looked at
-	if err := unix.Kill(launcher.PID(), unix.SIGKILL); err != nil { // not its group
+	defer unix.Close(fd)
+	// Not its group: that is not the other's.
+	if err := unix.Kill(launcher.PID(), unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 60_000); n != 1 {
-		t.Errorf("it lives on: %v", err)
-	}
+	eventually(t, "its end", func() bool { return polled(fd, unix.POLLIN) })
 }
