@@ -191,7 +191,7 @@ func (d *tree) release(name string, behaviours ...string) {
 	d.t.Helper()
 	dir := filepath.Join(d.root, name)
 	mkdir(d.t, dir)
-	copyFile(d.t, testkit.Target()[0], filepath.Join(dir, "server"))
+	install(d.t, testkit.Target()[0], filepath.Join(dir, "server"))
 	testkit.Behave(d.t, filepath.Join(dir, "behaviour"), behaviours...)
 }
 

@@ -193,6 +193,10 @@ func mkdir(t testing.TB, path string) {
 func write(t testing.TB, path, text string) {
 	t.Helper()
 	_ = os.Remove(path) // it may not be there
+	// A child that another test forks meanwhile would have it open for writing until its
+	// exec, and nobody could execute it (ETXTBSY).
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	if err := os.WriteFile(path, []byte(text), 0o755); err != nil {
 		t.Fatal(err)
 	}

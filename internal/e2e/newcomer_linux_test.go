@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -42,10 +41,7 @@ func newDeploy(t *testing.T, more ...string) *deploy {
 func (d *deploy) good() {
 	d.t.Helper()
 	testkit.Behave(d.t, d.behaviour, "ready=none")
-	copyFile(d.t, testkit.Target()[0], d.exe+".new")
-	if err := os.Rename(d.exe+".new", d.exe); err != nil {
-		d.t.Fatal(err)
-	}
+	install(d.t, testkit.Target()[0], d.exe)
 }
 
 func (d *deploy) configure(more ...string) {
@@ -58,25 +54,6 @@ func (d *deploy) keys(handoff string, more ...string) {
 	d.t.Helper()
 	command := append([]string{d.exe}, testkit.Target("@" + d.behaviour)[1:]...)
 	rewrite(d.t, d.path, command, append([]string{handoff, listen("web", "127.0.0.1:0")}, more...)...)
-}
-
-func copyFile(t testing.TB, from, to string) {
-	t.Helper()
-	src, err := os.Open(from)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer src.Close()
-	dst, err := os.OpenFile(to, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o755)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := io.Copy(dst, src); err != nil {
-		t.Fatal(err)
-	}
-	if err := dst.Close(); err != nil {
-		t.Fatal(err)
-	}
 }
 
 func TestABadNewcomerLeavesTheOldGenerationServing(t *testing.T) {
@@ -170,7 +147,7 @@ func TestABinaryStillBeingWrittenIsWaitedFor(t *testing.T) {
 	d := newDeploy(t)
 	fresh := begun(t, load.Options{Targets: []load.Target{d.address("web")}, Clients: 4})
 	from := d.Next()
-	copyFile(t, d.exe, d.exe+".new")
+	install(t, d.exe, d.exe+".new")
 	busy, err := os.OpenFile(d.exe+".new", os.O_WRONLY, 0) // as a copy that has not ended
 	if err != nil {
 		t.Fatal(err)

@@ -183,7 +183,7 @@ func TestASwapFollowsALinkThatMoved(t *testing.T) {
 	dir := shortDir(t)
 	for _, release := range []string{"one", "two"} {
 		mkdir(t, filepath.Join(dir, release))
-		copyFile(t, testkit.Target()[0], filepath.Join(dir, release, "server"))
+		install(t, testkit.Target()[0], filepath.Join(dir, release, "server"))
 	}
 	current := filepath.Join(dir, "current")
 	point := func(to string) {
